@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(
             PublicKey::from_peer_id(
                 &PeerId::from_multihash(
-                    libp2p_identity::PeerId::from_bytes(&[[0x12, 0x20].as_slice(), &[9; 32]].concat()).unwrap().into()
+                    PeerId::from_bytes(&[[0x12, 0x20].as_slice(), &[9; 32]].concat()).unwrap().into()
                 )
                 .unwrap()
             ),

@@ -6,7 +6,30 @@
 //! - [`sign`] is the only place that signs or verifies; [`codec`] the only reader of bytes from others.
 #![forbid(unsafe_code)]
 
+pub mod acceptor;
+pub mod address;
+pub mod ballot;
+pub mod certificate;
 pub mod clock;
 pub mod codec;
+pub mod config;
+pub mod coordinator;
+pub mod create;
+pub mod credential;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod hello;
 pub mod identity;
+pub mod invite;
+pub mod join;
+pub mod membership;
+pub mod message;
+pub mod namespace;
+pub mod owner;
+pub mod record;
+pub mod redeem;
+pub mod resolver;
 pub mod sign;
+pub mod signal;
+pub mod token;
+pub mod view;

@@ -12,10 +12,12 @@ pub mod ballot;
 pub mod certificate;
 pub mod clock;
 pub mod codec;
+pub mod command;
 pub mod config;
 pub mod coordinator;
 pub mod create;
 pub mod credential;
+pub mod event;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod hello;
@@ -33,3 +35,11 @@ pub mod sign;
 pub mod signal;
 pub mod token;
 pub mod view;
+
+pub use ballot::{Ballot, Token};
+pub use certificate::CertError;
+pub use clock::{BootId, Now, OwnerTime, ReplicaTime};
+pub use command::{ClientId, Command, CommandId, Contact, Hold, LeaseKey, Role};
+pub use event::{ClaimError, Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
+pub use namespace::{Image, Keys, LoadError, Namespace, Summary};
+pub use sign::NamespaceId;

@@ -1,0 +1,172 @@
+//! What a node asks of its namespace, and the words that questions and answers share.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+
+pub use crate::invite::Role;
+pub use crate::token::Contact;
+
+/// Ties an [`Event`](crate::Event) to the command it answers. Chosen by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId(pub u64);
+
+/// Who behind the owner uses a lease: a hash of the client's identifier, so that the register learns no hardware address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub [u8; 32]);
+
+impl ClientId {
+    /// The client that this text or hardware address names.
+    pub fn of(name: &[u8]) -> Self {
+        Self(crate::sign::hash("client", &[name]))
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", bs58::encode(&self.0[..6]).into_string())
+    }
+}
+
+/// How long a claim asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// Long enough to offer the address to a DHCP client: `min(60 s, D / 2)`.
+    Offer,
+    /// The namespace's lease.
+    Full,
+}
+
+/// What is leased.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LeaseKey {
+    /// A virtual address.
+    Address(Ipv4Addr),
+    /// One label in normal form: lower case, no dot.
+    Name(String),
+}
+
+impl fmt::Display for LeaseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(ip) => ip.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// What the namespace is asked to do. Each command with an `id` is answered by exactly one event with that id.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Lease an address for a client. Asking again for what is held renews it.
+    ClaimAddress {
+        /// Comes back in [`Event::Claimed`](crate::Event::Claimed).
+        id: CommandId,
+        /// Who uses it. The choice of an address follows from this where none is wanted.
+        client: ClientId,
+        /// The address to try first.
+        want: Option<Ipv4Addr>,
+        /// Whether any other address is of no use.
+        only_wanted: bool,
+        /// How long.
+        hold: Hold,
+        /// Whether to renew it until it is released. Otherwise it ends unless it is claimed again.
+        keep: bool,
+    },
+    /// Give an address back. Its use ends before this is sent.
+    ReleaseAddress {
+        /// Comes back in [`Event::Released`](crate::Event::Released).
+        id: CommandId,
+        /// The address.
+        ip: Ipv4Addr,
+    },
+    /// Lease a name for a client; it resolves to the address that the same client leases.
+    ClaimName {
+        /// Comes back in [`Event::Claimed`](crate::Event::Claimed).
+        id: CommandId,
+        /// Brought to normal form here.
+        name: String,
+        /// Whose name.
+        client: ClientId,
+        /// Whether to renew it until it is released.
+        keep: bool,
+    },
+    /// Give a name back.
+    ReleaseName {
+        /// Comes back in [`Event::Released`](crate::Event::Released).
+        id: CommandId,
+        /// The name.
+        name: String,
+    },
+    /// Who owns an address?
+    ResolveAddress {
+        /// Comes back in [`Event::Resolved`](crate::Event::Resolved).
+        id: CommandId,
+        /// The address.
+        ip: Ipv4Addr,
+    },
+    /// Which address has this name?
+    ResolveName {
+        /// Comes back in [`Event::Resolved`](crate::Event::Resolved).
+        id: CommandId,
+        /// The name, one label.
+        name: String,
+    },
+    /// Which name has this address? The lease's name is in the answer if it has one that is known.
+    ResolvePeerName {
+        /// Comes back in [`Event::Resolved`](crate::Event::Resolved).
+        id: CommandId,
+        /// The address.
+        ip: Ipv4Addr,
+    },
+    /// Is this certificate, handed over in a session, a lease of the peer that handed it over?
+    CheckLease {
+        /// Comes back in [`Event::LeaseChecked`](crate::Event::LeaseChecked).
+        id: CommandId,
+        /// Whom the session proved.
+        from: PeerId,
+        /// What it handed over.
+        certificate: Vec<u8>,
+        /// For how much longer it says the lease holds.
+        remaining: Duration,
+    },
+    /// Carry a message to another member's engine.
+    Signal {
+        /// Which member.
+        to: PeerId,
+        /// Opaque here; at most 4 KiB.
+        message: Vec<u8>,
+    },
+    /// Bring a connection to this member about, so that its keys become known.
+    Connect {
+        /// Which member.
+        peer: PeerId,
+    },
+    /// Make an invite. Answered with an error where the authority key is not.
+    Invite {
+        /// Comes back in [`Event::Invited`](crate::Event::Invited).
+        id: CommandId,
+        /// How many may redeem it, 1 to 64.
+        uses: u16,
+        /// Until when.
+        ttl: Duration,
+        /// What those who redeem it may do.
+        role: Role,
+        /// How many addresses each may lease.
+        hosts: u16,
+        /// Whom a joiner asks first.
+        contacts: Vec<Contact>,
+    },
+    /// Release everything.
+    Leave {
+        /// Comes back in [`Event::Left`](crate::Event::Left).
+        id: CommandId,
+    },
+    /// Put on disk that handshake numbers up to this one may have been used.
+    ReserveHandshakes {
+        /// The number.
+        upto: u64,
+    },
+}

@@ -1,0 +1,192 @@
+//! The one file that remembers: an ordered map, changed by whole transactions that are on disk when they return.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use dht::{Image, Write};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use thiserror::Error;
+
+/// What the state machine wrote.
+const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
+/// What the driver itself remembers: addresses of peers. Losing it loses nothing.
+const CONTACTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("contacts");
+
+/// Why the store cannot be used. It is never replaced by an empty one: a replica that forgot what it promised, or an
+/// owner that forgot its counter, would break what others rely on.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// There is none.
+    #[error("{0} does not exist")]
+    Missing(PathBuf),
+    /// There is one already.
+    #[error("{0} exists already")]
+    Exists(PathBuf),
+    /// Another process has it open.
+    #[error("{0} is in use by another process")]
+    Busy(PathBuf),
+    /// Its contents do not hold together.
+    #[error("{path} is damaged ({detail}); restore it from a backup, or leave with --forget and join anew")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+}
+
+/// The store of one namespace. Only this process has it open.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens a store and reads all of it.
+    pub fn open(path: &Path) -> Result<(Self, Image), StoreError> {
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(path.to_owned())),
+            Err(source) => return Err(StoreError::Io { path: path.to_owned(), source }),
+        };
+        let length = file.metadata().map_err(|source| StoreError::Io { path: path.to_owned(), source })?.len();
+        if length == 0 {
+            // redb would lay out a new database in it.
+            return Err(StoreError::Damaged { path: path.to_owned(), detail: "it is empty".to_owned() });
+        }
+        let database = Database::builder().create_file(file).map_err(|error| from_database(path, error))?;
+        Self::checked(database, path)
+    }
+
+    /// Creates a store that holds these first writes. It appears under its name complete or not at all.
+    pub fn create(path: &Path, writes: &[Write]) -> Result<(Self, Image), StoreError> {
+        let io = |source| StoreError::Io { path: path.to_owned(), source };
+        if path.try_exists().map_err(io)? {
+            return Err(StoreError::Exists(path.to_owned()));
+        }
+        let unfinished = path.with_extension("new");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unfinished)
+            .map_err(io)?;
+        let database = Database::builder().create_file(file).map_err(|error| from_database(path, error))?;
+        let store = Self { database, path: path.to_owned() };
+        store.commit(writes)?;
+        std::fs::rename(&unfinished, path).map_err(io)?;
+        let directory = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            Some(_) | None => Path::new("."),
+        };
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
+        let image = store.image()?;
+        Ok((store, image))
+    }
+
+    /// Opens or creates a store on something else than a file, for tests.
+    #[doc(hidden)]
+    pub fn on_backend(backend: impl StorageBackend) -> Result<(Self, Image), StoreError> {
+        let path = Path::new("(memory)");
+        let database = Database::builder().create_with_backend(backend).map_err(|error| from_database(path, error))?;
+        Self::checked(database, path)
+    }
+
+    /// Makes all of these changes or none. They are on disk when this returns.
+    pub fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        self.write(STATE, writes).map_err(|error| from_redb(&self.path, error))
+    }
+
+    /// Everything in it.
+    pub fn image(&self) -> Result<Image, StoreError> {
+        self.read(STATE).map_err(|error| from_redb(&self.path, error))
+    }
+
+    pub(crate) fn commit_contacts(&self, writes: &[Write]) -> Result<(), StoreError> {
+        self.write(CONTACTS, writes).map_err(|error| from_redb(&self.path, error))
+    }
+
+    pub(crate) fn contacts(&self) -> Result<Image, StoreError> {
+        self.read(CONTACTS).map_err(|error| from_redb(&self.path, error))
+    }
+
+    fn checked(mut database: Database, path: &Path) -> Result<(Self, Image), StoreError> {
+        // A page that does not match its checksum makes this false, after redb went back to an older state: that
+        // would forget promises, so it is as bad as an error.
+        match database.check_integrity() {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(StoreError::Damaged { path: path.to_owned(), detail: "a checksum is wrong".to_owned() });
+            }
+            Err(error) => return Err(from_database(path, error)),
+        }
+        let store = Self { database, path: path.to_owned() };
+        let image = store.image()?;
+        Ok((store, image))
+    }
+
+    fn write(&self, table: TableDefinition<'_, &[u8], &[u8]>, writes: &[Write]) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        // With one phase, a commit whose pages rot before the next clean shutdown looks like one that never was.
+        transaction.set_two_phase_commit(true);
+        {
+            let mut table = transaction.open_table(table)?;
+            for Write { key, value } in writes {
+                match value {
+                    Some(value) => table.insert(key.as_slice(), value.as_slice())?,
+                    None => table.remove(key.as_slice())?,
+                };
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn read(&self, table: TableDefinition<'_, &[u8], &[u8]>) -> Result<Image, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let table = match transaction.open_table(table) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Image::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut image = Image::new();
+        for entry in table.iter()? {
+            let (key, value) = entry?;
+            image.insert(key.value().to_owned(), value.value().to_owned());
+        }
+        Ok(image)
+    }
+}
+
+fn from_database(path: &Path, error: DatabaseError) -> StoreError {
+    from_redb(path, error.into())
+}
+
+fn from_redb(path: &Path, error: redb::Error) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        redb::Error::DatabaseAlreadyOpen => StoreError::Busy(path),
+        // An error about what the file says, not about reading it.
+        redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+            StoreError::Damaged { path, detail: source.to_string() }
+        }
+        redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            StoreError::Damaged { path, detail: "it was cut short".to_owned() }
+        }
+        redb::Error::Io(source) => StoreError::Io { path, source },
+        other => StoreError::Damaged { path, detail: other.to_string() },
+    }
+}

@@ -1,0 +1,57 @@
+//! What a bridge is told once, and the limits it keeps.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use smoltcp::wire::EthernetAddress;
+
+/// What does not change while a bridge lives.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The namespace's addresses: one flat subnet.
+    pub range: Ipv4Net,
+    /// The virtual DHCP and DNS server's address, inside the range.
+    pub service: Ipv4Addr,
+    /// Our virtual MAC: it answers for remote members and for the service.
+    pub gateway_mac: EthernetAddress,
+    /// The largest packet that crosses the tunnel whole.
+    pub mtu: u16,
+}
+
+// Ours: what a stranger on the segment, or a peer, can make us hold.
+
+/// Addresses being looked up, waited for, or known to be absent.
+pub(crate) const MAX_LOOKUPS: usize = 1024;
+/// Packets that wait for one address's route.
+pub(crate) const MAX_WAITING: usize = 8;
+/// Bytes that wait for one address's route, or for one peer's proof.
+pub(crate) const MAX_WAITING_BYTES: usize = 64 * 1024;
+/// ARP questions that wait for one address.
+pub(crate) const MAX_QUESTIONS: usize = 8;
+/// Bytes of all packets that wait, whatever they wait for.
+pub(crate) const MAX_WAITING_BYTES_TOTAL: usize = 8 * 1024 * 1024;
+/// How long a packet or a question waits.
+pub(crate) const WAIT: Duration = Duration::from_secs(3);
+/// How long "nobody has it" is believed.
+pub(crate) const ABSENT: Duration = Duration::from_secs(5);
+/// How long "could not be asked" is left alone.
+pub(crate) const UNKNOWN: Duration = Duration::from_secs(1);
+/// A question nobody answered may be asked again after this long.
+pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// Lookups asked for at once, and then per second: a scan of the range is no reason to scan the overlay.
+pub(crate) const ASK_BURST: u32 = 64;
+/// See [`ASK_BURST`].
+pub(crate) const ASK_PER_SECOND: u32 = 32;
+/// How long an answer is a route without the peer having proven the address in a session.
+pub(crate) const RESOLVED: Duration = Duration::from_secs(60);
+/// Routes that rest on an answer alone.
+pub(crate) const MAX_RESOLVED: usize = 4096;
+/// Peers whose packets wait for a proof.
+pub(crate) const MAX_UNPROVEN: usize = 256;
+/// How often one peer is asked to prove an address.
+pub(crate) const UNPROVEN_EVERY: Duration = Duration::from_secs(1);
+/// ICMP errors sent at once, and then per second (RFC 1812 section 4.3.2.8 wants a limit).
+pub(crate) const ICMP_BURST: u32 = 32;
+/// See [`ICMP_BURST`].
+pub(crate) const ICMP_PER_SECOND: u32 = 16;

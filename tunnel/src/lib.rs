@@ -1,1 +1,47 @@
-//! Stub.
+//! The encrypted datagram plane: handshakes, sessions, paths.
+//!
+//! A [`Tunnel`] is a state machine of one namespace on one node. It has no socket, clock or randomness of its own.
+//!
+//! In go datagrams ([`Tunnel::handle_datagram`]), payloads for peers ([`Tunnel::send`]), what is known about
+//! peers ([`Tunnel::set_peer`], [`Tunnel::set_candidates`]) and time. Out come datagrams
+//! ([`Tunnel::poll_transmit`]), events ([`Tunnel::poll_event`]) and the next deadline ([`Tunnel::poll_timeout`]).
+//! After each input the caller drains all three, in that order.
+//!
+//! # Two paths
+//!
+//! The fast path holds [`Session`]s from [`Tunnel::sessions`] and seals and opens kinds 0 and 1 by itself, on any
+//! thread. Everything else is slow and goes through the [`Tunnel`]: Init, Resp and Cookie, datagrams of an index
+//! that the fast path does not know (an unconfirmed session is confirmed by its first datagram, which must
+//! therefore come here **unopened**), fragments and control messages ([`data_kind`] tells them apart before
+//! opening), payloads larger than [`Session::max_payload`], and whatever [`Session::seal`] refuses.
+//!
+//! # Handshake
+//!
+//! `Noise_IK_25519_ChaChaPoly_BLAKE2s`, one round trip. The prologue names the namespace and the responder's
+//! identity; the initiator is bound by its credential's hash inside the first message. Nothing follows from the
+//! first message, which can be replayed: the responder keeps using the old session, sends nothing on the new
+//! one and forgets its number, until the initiator's first transport packet arrives. The initiator sends its
+//! queued payloads at once, or an echo request if there are none.
+//!
+//! # Failure
+//!
+//! A payload waits at most 3 s for a session and is then dropped under a name. Init is sent again after 0.3,
+//! 0.6 and 1.2 s and then every 5 s for 90 s, at most three times to an address that never answered. Sent
+//! and heard nothing for 15 s: a new handshake. A peer that restarted is found that way.
+#![forbid(unsafe_code)]
+
+mod config;
+mod drops;
+mod event;
+mod limits;
+mod replay;
+mod session;
+mod tunnel;
+mod wire;
+
+pub use config::{Candidate, CandidateKind, Config, PeerKeys, Suite, Suites};
+pub use drops::DropReason;
+pub use event::{Event, Kind, PeerView, SessionView, Transmit};
+pub use session::{Opened, SealError, Session};
+pub use tunnel::Tunnel;
+pub use wire::{data_kind, receiver_index};

@@ -1,0 +1,128 @@
+//! What comes out of a tunnel.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libp2p_identity::PeerId;
+
+use crate::session::Session;
+
+/// What the payload of a data datagram is; the second byte of its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// An IP packet.
+    Packet = 0,
+    /// Eight bytes of offload meaning and an IP packet.
+    Offloaded = 1,
+    /// A part of a payload that the path cannot carry whole.
+    Fragment = 2,
+    /// A control message; its first byte is the subtype: below 16 the tunnel's own, from 16 on the caller's.
+    Control = 3,
+}
+
+impl Kind {
+    /// The kind with this number on the wire. 4 is reserved for Ethernet frames.
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Packet),
+            1 => Some(Self::Offloaded),
+            2 => Some(Self::Fragment),
+            3 => Some(Self::Control),
+            _ => None,
+        }
+    }
+}
+
+/// A datagram and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Destination on the underlay.
+    pub to: SocketAddr,
+    /// UDP payload.
+    pub datagram: Vec<u8>,
+}
+
+/// Something the caller has to know or to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A session with the peer is up and proven by both sides.
+    PeerUp {
+        /// Who.
+        peer: PeerId,
+    },
+    /// No session with the peer is left, or every way to it is silent.
+    PeerDown {
+        /// Who.
+        peer: PeerId,
+        /// Why, for people.
+        reason: &'static str,
+    },
+    /// [`Tunnel::sessions`](crate::Tunnel::sessions) answers something else than before.
+    SessionsChanged,
+    /// A payload that came over the slow path, put together again where it came in fragments.
+    Message {
+        /// Who sent it.
+        peer: PeerId,
+        /// Never [`Kind::Fragment`].
+        kind: Kind,
+        /// The payload; that of a control message begins with its subtype.
+        payload: Vec<u8>,
+    },
+    /// Keys or candidates are missing, or no candidate answers: signal again. At most once per 5 s and peer.
+    NeedPeer {
+        /// Who.
+        peer: PeerId,
+    },
+    /// Write to disk that handshake numbers below `upto` may have been used, then say
+    /// [`Tunnel::handshakes_reserved`](crate::Tunnel::handshakes_reserved). No Init leaves before.
+    ReserveHandshakes {
+        /// First number that stays unused.
+        upto: u64,
+    },
+    /// Our own address as a peer sees it, told inside the session.
+    EndpointObserved {
+        /// Who saw it.
+        by: PeerId,
+        /// Our address on its side.
+        addr: SocketAddr,
+    },
+}
+
+/// A session for the snapshot of the fast path.
+#[derive(Clone, Debug)]
+pub struct SessionView {
+    /// Whose it is.
+    pub peer: PeerId,
+    /// The keys, window and counters.
+    pub session: Arc<Session>,
+    /// Where to send, and from where datagrams are expected: report another source by
+    /// [`Tunnel::handle_roamed`](crate::Tunnel::handle_roamed).
+    pub endpoint: SocketAddr,
+    /// Whether to seal with this one. False for older sessions, which still receive, and while a new endpoint
+    /// is unproven: then packets go through [`Tunnel::send`](crate::Tunnel::send).
+    pub sending: bool,
+}
+
+/// What is known about a peer, for status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Where its datagrams come from.
+    pub endpoint: Option<SocketAddr>,
+    /// Of the last echo.
+    pub rtt: Option<Duration>,
+    /// UDP payload bytes sealed for it.
+    pub tx_bytes: u64,
+    /// UDP payload bytes of it that were authentic.
+    pub rx_bytes: u64,
+    /// When the newest session was established.
+    pub last_session: Option<Instant>,
+    /// Whether a session is up.
+    pub up: bool,
+    /// The heads of its last handshake.
+    pub heads: [u8; 8],
+    /// The instance of its last handshake.
+    pub instance: Option<u64>,
+    /// Why there is no session, for people.
+    pub why_down: Option<&'static str>,
+}

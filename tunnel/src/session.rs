@@ -1,0 +1,289 @@
+//! The transport keys of one session: sealing and opening data datagrams, on any thread.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::config::Suite;
+use crate::drops::DropReason;
+use crate::event::Kind;
+use crate::limits::{REFUSE_BLOCKS, REKEY_BLOCKS, REKEY_FORGED};
+use crate::replay::{Refused, Window};
+use crate::wire::{HEADER, TAG, bytes_at, data_header, u32_at, u64_at};
+
+/// Why a payload was not sealed. All three: hand it to [`Tunnel::send`](crate::Tunnel::send).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SealError {
+    /// The session is past its time or was erased.
+    #[error("the session is closed")]
+    Closed,
+    /// The key has sealed as many blocks as it may.
+    #[error("the key is used up")]
+    UsedUp,
+    /// The payload does not fit into one datagram on this path.
+    #[error("the payload is larger than the path carries")]
+    TooBig,
+}
+
+/// An authentic data datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opened<'d> {
+    /// What the payload is.
+    pub kind: Kind,
+    /// Its number in the session.
+    pub counter: u64,
+    /// Whether no greater number was seen; only such a datagram may move the endpoint.
+    pub newest: bool,
+    /// Decrypted in place.
+    pub payload: &'d [u8],
+}
+
+/// One side of an established session. Shared by the threads of the fast path through an `Arc`; once the
+/// tunnel closes it, every thread is refused at once, whatever snapshot it holds.
+pub struct Session {
+    index: u32,
+    remote_index: u32,
+    max_payload: AtomicU32,
+    closed: AtomicBool,
+    sealing: LessSafeKey,
+    opening: LessSafeKey,
+    sent: Sent,
+    received: Received,
+    window: Mutex<Window>,
+}
+
+/// Written by the sealing threads only; apart from [`Received`], so that the two directions do not pull one
+/// cache line to and fro.
+#[repr(align(128))]
+struct Sent {
+    counter: AtomicU64,
+    blocks: AtomicU64,
+    data: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Written by the opening threads only.
+#[repr(align(128))]
+struct Received {
+    datagrams: AtomicU64,
+    data: AtomicU64,
+    bytes: AtomicU64,
+    forged: AtomicU64,
+}
+
+/// What a session has done so far, sampled by the timers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) sent: u64,
+    pub(crate) sent_data: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received: u64,
+    pub(crate) received_data: u64,
+    pub(crate) received_bytes: u64,
+}
+
+/// The keys of the two directions as this side uses them.
+pub(crate) struct DataKeys {
+    pub(crate) suite: Suite,
+    pub(crate) sealing: Zeroizing<[u8; 32]>,
+    pub(crate) opening: Zeroizing<[u8; 32]>,
+}
+
+impl Session {
+    pub(crate) fn new(keys: &DataKeys, index: u32, remote_index: u32, max_payload: usize) -> Self {
+        Self::starting_at(keys, index, remote_index, max_payload, 0, 0)
+    }
+
+    /// A session that has already sealed `blocks` in `counter` datagrams, so that tests reach the limits.
+    pub(crate) fn starting_at(
+        keys: &DataKeys,
+        index: u32,
+        remote_index: u32,
+        max_payload: usize,
+        counter: u64,
+        blocks: u64,
+    ) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            index,
+            remote_index,
+            max_payload: AtomicU32::new(u32::try_from(max_payload).unwrap_or(0)),
+            closed: AtomicBool::new(false),
+            sealing: cipher(keys.suite, &keys.sealing),
+            opening: cipher(keys.suite, &keys.opening),
+            sent: Sent {
+                counter: AtomicU64::new(counter),
+                blocks: AtomicU64::new(blocks),
+                data: zero(),
+                bytes: zero(),
+            },
+            received: Received { datagrams: zero(), data: zero(), bytes: zero(), forged: zero() },
+            window: Mutex::new(Window::new()),
+        }
+    }
+
+    /// The receiver index that the peer writes into datagrams for this session.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Largest head and payload together that fit into one datagram on this path. Larger ones go through
+    /// [`Tunnel::send`](crate::Tunnel::send), which cuts them.
+    pub fn max_payload(&self) -> usize {
+        self.max_payload.load(Relaxed) as usize
+    }
+
+    pub(crate) fn set_max_payload(&self, max: usize) {
+        self.max_payload.store(u32::try_from(max).unwrap_or(0), Relaxed);
+    }
+
+    /// Appends one datagram of 32 bytes, `head` and `payload` to `out`. Does not allocate where `out` has room.
+    pub fn seal(&self, kind: Kind, head: &[u8], payload: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+        self.seal_as(kind, kind != Kind::Control, head, payload, out)
+    }
+
+    /// As [`Self::seal`]; `expects_answer` tells the timers whether silence afterwards means that the peer is
+    /// gone. A keepalive does not, or two idle peers would keep each other awake.
+    pub(crate) fn seal_as(
+        &self,
+        kind: Kind,
+        expects_answer: bool,
+        head: &[u8],
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let len = head.len() + payload.len();
+        if self.closed.load(Relaxed) {
+            return Err(SealError::Closed);
+        }
+        if len > self.max_payload() {
+            return Err(SealError::TooBig);
+        }
+        if self.sent.blocks.load(Relaxed) >= REFUSE_BLOCKS {
+            return Err(SealError::UsedUp);
+        }
+        // One block for the tag's mask, so that a counter is never worth nothing.
+        self.sent.blocks.fetch_add(len.div_ceil(16) as u64 + 1, Relaxed);
+        let counter = self.sent.counter.fetch_add(1, Relaxed);
+        let header = data_header(kind, self.remote_index, counter);
+        let start = out.len();
+        out.reserve(HEADER + len + TAG);
+        out.extend_from_slice(&header);
+        out.extend_from_slice(head);
+        out.extend_from_slice(payload);
+        let tag = self
+            .sealing
+            .seal_in_place_separate_tag(nonce(counter), Aad::from(header), &mut out[start + HEADER..])
+            .map_err(|_| SealError::Closed);
+        match tag {
+            Ok(tag) => out.extend_from_slice(tag.as_ref()),
+            Err(error) => {
+                out.truncate(start);
+                return Err(error);
+            }
+        }
+        self.sent.bytes.fetch_add((HEADER + len + TAG) as u64, Relaxed);
+        if expects_answer {
+            self.sent.data.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Opens a datagram in place.
+    pub fn open<'d>(&self, datagram: &'d mut [u8]) -> Result<Opened<'d>, DropReason> {
+        let len = datagram.len();
+        let [4, kind, 0, 0, ..] = *datagram else {
+            return Err(DropReason::Malformed);
+        };
+        if len < HEADER + TAG {
+            return Err(DropReason::Malformed);
+        }
+        let kind = Kind::from_number(kind).ok_or(DropReason::UnknownKind)?;
+        if u32_at(datagram, 4) != self.index {
+            return Err(DropReason::UnknownIndex);
+        }
+        if self.closed.load(Relaxed) {
+            return Err(DropReason::SessionClosed);
+        }
+        let counter = u64_at(datagram, 8);
+        self.window().check(counter).map_err(refused)?;
+        let header: [u8; HEADER] = bytes_at(datagram, 0);
+        let Ok(payload) = self.opening.open_in_place(nonce(counter), Aad::from(header), &mut datagram[HEADER..]) else {
+            self.received.forged.fetch_add(1, Relaxed);
+            return Err(DropReason::Forged);
+        };
+        let newest = self.window().take(counter).map_err(refused)?;
+        self.received.datagrams.fetch_add(1, Relaxed);
+        self.received.bytes.fetch_add(len as u64, Relaxed);
+        if kind != Kind::Control {
+            self.received.data.fetch_add(1, Relaxed);
+        }
+        Ok(Opened { kind, counter, newest, payload })
+    }
+
+    /// Notes that a control message is one to which the peer expects an answer.
+    pub(crate) fn note_expecting(&self) {
+        self.received.data.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+
+    /// Whether the key has done so much that a new one is due.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.sent.blocks.load(Relaxed) >= REKEY_BLOCKS || self.received.forged.load(Relaxed) >= REKEY_FORGED
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        Counters {
+            sent: self.sent.counter.load(Relaxed),
+            sent_data: self.sent.data.load(Relaxed),
+            sent_bytes: self.sent.bytes.load(Relaxed),
+            received: self.received.datagrams.load(Relaxed),
+            received_data: self.received.data.load(Relaxed),
+            received_bytes: self.received.bytes.load(Relaxed),
+        }
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        // A window is whole after every statement, so one left by a panicking thread is as good as any.
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Names the session by its index and never shows a key.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+fn cipher(suite: Suite, key: &[u8; 32]) -> LessSafeKey {
+    let algorithm = match suite {
+        Suite::Aes256Gcm => &aead::AES_256_GCM,
+        Suite::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
+    };
+    LessSafeKey::new(UnboundKey::new(algorithm, key).expect("both suites take keys of 32 bytes"))
+}
+
+fn nonce(counter: u64) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&counter.to_be_bytes());
+    Nonce::assume_unique_for_key(nonce)
+}
+
+fn refused(why: Refused) -> DropReason {
+    match why {
+        Refused::Seen => DropReason::Replayed,
+        Refused::TooOld => DropReason::TooOld,
+    }
+}

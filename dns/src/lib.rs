@@ -22,12 +22,25 @@
 //! to the register, and AAAA of a name with an address is NODATA, never NXDOMAIN (RFC 2308 §2.2).
 #![forbid(unsafe_code)]
 
+mod cache;
 mod computed;
 mod config;
 mod event;
+mod forwarded;
+#[doc(hidden)]
+pub mod fuzz;
+mod message;
+mod pending;
+mod reply;
 mod responder;
+mod reverse;
+mod zone;
+
+#[cfg(test)]
+mod tests;
 
 pub use computed::{computed_name, parse_computed_name};
 pub use config::Config;
 pub use event::{Answer, DropReason, Event, QueryId, Question, Token, Transport};
 pub use responder::Responder;
+pub use reverse::reverse_zones;

@@ -23,11 +23,23 @@
 //! - Everything a stranger can make grow is bounded, and everything refused is counted under a [`DropReason`].
 #![forbid(unsafe_code)]
 
+mod claims;
 mod client_key;
 mod config;
 mod drop_reason;
 mod event;
+#[doc(hidden)]
+pub mod fuzz;
+mod hostname;
+mod option;
+mod outcome;
+mod quarantine;
+mod reply;
+mod request;
 mod server;
+mod table;
+#[cfg(test)]
+mod tests;
 
 pub use client_key::ClientKey;
 pub use config::Config;

@@ -3,12 +3,17 @@
 //! Whoever holds the invite's secret may put identities into its slots; which identities got one is decided by the
 //! register. Role, quota and dates come from here alone, so a member has nothing to forge.
 
+use std::time::Duration;
+
+use rand::CryptoRng;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::config::Config;
 use crate::identity::{PublicKey, SecretKey};
 use crate::sign::{self, Label, NamespaceId, Signature};
+use crate::token::{Contact, MAX_ADDRESSES, MAX_CONTACTS, Pins, Token, invite_key};
 
 /// Most uses of one invite: its register stays below 10 KiB, and its holder's choice of positions small.
 pub const MAX_USES: u16 = 64;
@@ -232,4 +237,73 @@ impl Wire for SignedInvite {
             signature: Signature::decode(input)?,
         })
     }
+}
+
+/// What an inviter asks for.
+#[derive(Clone, Debug)]
+pub struct InviteRequest {
+    /// 1 to 64.
+    pub uses: u16,
+    /// How long new identities are put into its slots.
+    pub ttl: Duration,
+    /// What its members may do.
+    pub role: Role,
+    /// How many addresses a router may hold for hosts.
+    pub hosts: u16,
+    /// Whom a joiner asks first; the first ones are kept if not all fit.
+    pub contacts: Vec<Contact>,
+}
+
+/// Longest life of an invite, so that its end is a sensible date.
+const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Makes an invite. `views` is the hash over the newest views, which the joiner will want to see.
+pub fn issue_invite(
+    authority: &SecretKey,
+    ns: &NamespaceId,
+    config: &Config,
+    views: [u8; 32],
+    request: InviteRequest,
+    rng: &mut impl CryptoRng,
+    unix_s: u64,
+) -> Result<Token, InviteError> {
+    let InviteRequest { uses, ttl, role, hosts, contacts } = request;
+    let addresses_fit = |contact: &Contact| (1..=MAX_ADDRESSES).contains(&contact.addresses.len());
+    let sound = (1..=MAX_USES).contains(&uses)
+        && ttl <= MAX_TTL
+        && (1..=MAX_CONTACTS).contains(&contacts.len())
+        && contacts.iter().all(addresses_fit);
+    if !sound {
+        return Err(InviteError::Limits);
+    }
+    let index = config.authority.iter().position(|key| *key == authority.public());
+    let authority_index = index.and_then(|index| u8::try_from(index).ok()).ok_or(InviteError::NoAuthority)?;
+    let not_after = unix_s.saturating_add(ttl.as_secs());
+    let mut nonce = [0; 16];
+    rng.fill_bytes(&mut nonce);
+    let mut secret = Zeroizing::new([0; 16]);
+    rng.fill_bytes(&mut *secret);
+    let body = InviteBody {
+        era: config.era,
+        invite_epoch: config.invite_epoch,
+        uses,
+        roles: role.roles(),
+        quota: match role {
+            Role::Member => 0,
+            Role::Router => hosts,
+        },
+        group: 0,
+        not_after,
+        member_until: match config.member_days {
+            0 => 0,
+            days => not_after.saturating_add(u64::from(days) * 86_400),
+        },
+        nonce,
+        authority_index,
+    };
+    let invite = SignedInvite::new(ns, authority, body, invite_key(ns, &secret).public());
+    let pins = Pins { list_number: 0, config: config.rank(), views, contacts };
+    let mut token = Token::new(*ns, secret, &invite, pins);
+    token.fit();
+    Ok(token)
 }

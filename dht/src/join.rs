@@ -1,1 +1,443 @@
-//! (to be written)
+//! Joining a namespace with a token.
+//!
+//! The token goes to disk before anything is sent. A contact then shows the founding, the configuration and the views,
+//! which the joiner checks against the token alone: it needs no trust in whom it asks. Last it redeems the invite, the
+//! same bytes again and again, here and there, until an answer is proven. A crash at any point loses nothing.
+//!
+//! After each input take all of [`Joiner::poll_output`], then all of [`Joiner::poll_event`].
+
+mod error;
+mod targets;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use libp2p_identity::PeerId;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+use zeroize::Zeroizing;
+
+use crate::clock::Now;
+use crate::codec::Wire;
+use crate::config::{SignedConfig, SignedGenesis, Verdict};
+use crate::credential::{AdmissionProof, Credential, DataKey, DataSecret};
+use crate::event::{Level, Output, Refusal, Write};
+use crate::hello::{self, Claim, Heads, MAX_HELLO, Request, Response};
+use crate::identity::{PublicKey, SecretKey};
+use crate::message::Message;
+use crate::membership::{DATA_KEY_LIFE_S, store};
+use crate::namespace::{Image, LoadError};
+use crate::redeem::{self, Entry, RedeemOutcome, RedeemRequest, RefusedHint, SpentProof};
+use crate::sign::NamespaceId;
+use crate::token::Token;
+use crate::view::{Chain, ViewRef};
+
+pub use error::JoinError;
+use targets::{Step, Targets};
+
+/// How long a contact has to take a connection and answer a hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one coordinator is asked before another contact is.
+const REDEEM_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The first wait, doubled each time.
+const FIRST_WAIT: Duration = Duration::from_millis(300);
+
+/// The longest wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What a joiner tells its driver.
+#[derive(Debug)]
+pub enum JoinerEvent {
+    /// For people: what it waits for.
+    Progress(String),
+    /// This machine is a member once the writes are on disk; then load the [`Namespace`](crate::Namespace).
+    Joined {
+        /// The namespace.
+        ns: NamespaceId,
+        /// What its founder called it.
+        name: String,
+        /// To be written in one transaction. They erase the token.
+        writes: Vec<Write>,
+    },
+    /// Nothing will change this; the joiner does nothing more.
+    Failed(JoinError),
+}
+
+/// What has been verified of the namespace.
+struct Founded {
+    genesis: SignedGenesis,
+    config: SignedConfig,
+    chain: Chain,
+}
+
+/// What the joiner waits for.
+enum Phase {
+    /// A contact's answer to a hello.
+    Hello { peer: PeerId, until: Instant },
+    /// A coordinator's answer to the redemption.
+    Redeem { peer: PeerId, again: Instant, wait: Duration, until: Instant },
+    /// The next attempt.
+    Pause { until: Instant },
+    /// Nothing: joined or failed.
+    Done,
+}
+
+/// The state machine that turns a token into a membership.
+pub struct Joiner {
+    ns: NamespaceId,
+    identity: SecretKey,
+    peer_id: PeerId,
+    x25519: [u8; 32],
+    request: RedeemRequest,
+    pinned_config: (u32, u64),
+    pinned_views: [u8; 32],
+    known_config: Option<SignedConfig>,
+    expected_name: Option<String>,
+    rng: ChaCha20Rng,
+    instance: [u8; 8],
+    pending: BTreeMap<PeerId, [u8; 16]>,
+    targets: Targets,
+    founded: Option<Founded>,
+    phase: Phase,
+    output: VecDeque<Output>,
+    events: VecDeque<JoinerEvent>,
+}
+
+impl std::fmt::Debug for Joiner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Joiner {} of {:?}", self.peer_id, self.ns)
+    }
+}
+
+impl Joiner {
+    /// Begins, or begins again after a crash, with the token given or the one that [`stage`](crate::membership::stage)
+    /// found in the store.
+    pub fn new(
+        identity: SecretKey,
+        data: &DataSecret,
+        token: Token,
+        image: &Image,
+        seed: [u8; 32],
+        now: Now,
+    ) -> Result<Self, JoinError> {
+        let known = store::namespace(image).map_err(JoinError::Store)?;
+        if known.as_ref().is_some_and(|(ns, ..)| *ns != token.ns) {
+            return Err(JoinError::Store(LoadError::OtherKey("namespace")));
+        }
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let mut instance = [0; 8];
+        rng.fill_bytes(&mut instance);
+        let entry = Entry::new(&token.ns, &token.key(), &identity);
+        let text: Zeroizing<String> = token.to_text();
+        let mut joiner = Self {
+            ns: token.ns,
+            peer_id: identity.peer_id(),
+            identity,
+            x25519: data.public(),
+            request: RedeemRequest { invite: token.invite(), entry },
+            pinned_config: token.config,
+            pinned_views: token.views,
+            known_config: known.map(|(_, _, config)| config),
+            expected_name: None,
+            rng,
+            instance,
+            pending: BTreeMap::new(),
+            targets: Targets::new(&token.contacts),
+            founded: None,
+            phase: Phase::Pause { until: now.mono },
+            output: VecDeque::from([Output::Persist(vec![store::write_token(&text)])]),
+            events: VecDeque::new(),
+        };
+        joiner.try_next(now);
+        Ok(joiner)
+    }
+
+    /// The namespace of the token.
+    pub fn ns(&self) -> NamespaceId {
+        self.ns
+    }
+
+    /// Fails unless the founder called the namespace this: what the user typed.
+    pub fn expect_name(&mut self, name: &str) {
+        self.expected_name = Some(name.to_owned());
+    }
+
+    /// Adds an address of a contact, such as what the DNS name in the token stands for.
+    pub fn add_address(&mut self, peer: PeerId, addr: SocketAddr) {
+        self.targets.add(peer, &[addr]);
+    }
+
+    /// DNS names in the token, to be looked up and given to [`add_address`](Self::add_address).
+    pub fn dns_contacts(&self) -> &[(PeerId, String, u16)] {
+        self.targets.dns()
+    }
+
+    /// The first bytes to a peer that this node dialled.
+    pub fn hello(&mut self, to: PeerId, _now: Now) -> Vec<u8> {
+        let mut nonce = [0; 16];
+        self.rng.fill_bytes(&mut nonce);
+        self.pending.insert(to, nonce);
+        let heads = Heads { era: self.pinned_config.0, version: self.pinned_config.1, list: 0 };
+        Request {
+            tag: hello::request_tag(&self.ns, &nonce, &self.peer_id, &to),
+            nonce,
+            instance: self.instance,
+            heads,
+            claim: Claim::Joiner(Box::new(self.request), self.pinned_views),
+            views: Vec::new(),
+        }
+        .to_bytes()
+    }
+
+    /// The answer to [`hello`](Self::hello). After `Err` close the connection.
+    pub fn handle_hello_response(&mut self, from: PeerId, response: &[u8], now: Now) -> Result<(), Refusal> {
+        let nonce = self.pending.remove(&from).ok_or(Refusal::NotAdmitted)?;
+        if matches!(self.phase, Phase::Done) {
+            return Ok(());
+        }
+        let response = self.parse_response(&from, &nonce, response).inspect_err(|_| self.give_up(from, now))?;
+        match self.check_response(&from, response, now) {
+            Ok((founded, replicas)) => {
+                self.output.push_back(Output::Persist(store::write_namespace(
+                    &founded.genesis,
+                    &founded.config,
+                    &founded.chain,
+                )));
+                self.output.push_back(Output::Admit { peer: from, level: Level::Member });
+                self.founded = Some(founded);
+                self.redeem_at(from, &replicas, now);
+                Ok(())
+            }
+            Err(error) if error.is_final() => {
+                self.fail(error);
+                Err(Refusal::Forged)
+            }
+            Err(error) => {
+                self.targets.accuse(&from, error);
+                self.give_up(from, now);
+                Err(Refusal::Forged)
+            }
+        }
+    }
+
+    /// A message from a peer whose answer to the hello was good.
+    pub fn handle_message(&mut self, from: PeerId, message: &[u8], now: Now) {
+        let Ok(Message::Redeemed(answer)) = Message::from_bytes(message) else { return };
+        if answer.invite != self.request.invite.invite || matches!(self.phase, Phase::Done) {
+            return;
+        }
+        match answer.outcome {
+            RedeemOutcome::Admitted(proof) => self.handle_admitted(proof, now),
+            RedeemOutcome::Spent(proof) => self.handle_spent(&proof),
+            RedeemOutcome::Refused(hint) => {
+                let error = match hint {
+                    RefusedHint::Expired => JoinError::Expired,
+                    RefusedHint::Era => JoinError::Void,
+                    RefusedHint::Signature => JoinError::Forged,
+                };
+                self.targets.accuse(&from, error);
+                self.give_up(from, now);
+            }
+            RedeemOutcome::Retry => {}
+        }
+    }
+
+    /// The last connection to this peer ended, it could not be dialled, or a message to it could not be delivered.
+    pub fn handle_gone(&mut self, peer: PeerId, now: Now) {
+        if self.pending.remove(&peer).is_some() {
+            self.targets.closed_without_answer(&peer);
+        }
+        self.give_up(peer, now);
+    }
+
+    /// Time has come to [`poll_timeout`](Self::poll_timeout), or any other time.
+    pub fn handle_timeout(&mut self, now: Now) {
+        match self.phase {
+            Phase::Hello { peer, until } if now.mono >= until => self.give_up(peer, now),
+            Phase::Redeem { peer, until, .. } if now.mono >= until => self.give_up(peer, now),
+            Phase::Redeem { peer, again, wait, until } if now.mono >= again => {
+                let wait = (wait * 2).min(LONGEST_WAIT);
+                self.phase = Phase::Redeem { peer, again: now.mono + wait, wait, until };
+                self.send_redeem(peer);
+            }
+            Phase::Pause { until } if now.mono >= until => self.try_next(now),
+            Phase::Hello { .. } | Phase::Redeem { .. } | Phase::Pause { .. } | Phase::Done => {}
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next, and what for.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        match self.phase {
+            Phase::Hello { until, .. } => Some((until, "a contact does not answer")),
+            Phase::Redeem { again, until, .. } => Some((again.min(until), "ask again for a slot")),
+            Phase::Pause { until } => Some((until, "ask the next contact")),
+            Phase::Done => None,
+        }
+    }
+
+    /// The next thing to be done, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.output.pop_front()
+    }
+
+    /// The next thing to be told.
+    pub fn poll_event(&mut self) -> Option<JoinerEvent> {
+        self.events.pop_front()
+    }
+
+    fn try_next(&mut self, now: Now) {
+        match self.targets.next() {
+            Step::Dial { peer, addrs } => {
+                self.events.push_back(JoinerEvent::Progress(format!("asking {peer}")));
+                self.phase = Phase::Hello { peer, until: now.mono + HELLO_TIMEOUT };
+                self.output.push_back(Output::Dial { peer, addrs });
+            }
+            Step::RoundOver { wait } => {
+                // Its own clock ends a joiner only after everybody was asked once: who has a slot already must be
+                // able to fetch the proof of it.
+                let body = &self.request.invite.body;
+                if now.unix_s > body.not_after.saturating_add(300) {
+                    self.fail(JoinError::Expired);
+                    return;
+                }
+                self.events.push_back(JoinerEvent::Progress("no contact answers yet".to_owned()));
+                self.phase = Phase::Pause { until: now.mono + wait };
+            }
+            Step::Hopeless(error) => self.fail(error),
+        }
+    }
+
+    /// Turns to the next contact if it is this one that is waited for.
+    fn give_up(&mut self, peer: PeerId, now: Now) {
+        match self.phase {
+            Phase::Hello { peer: awaited, .. } | Phase::Redeem { peer: awaited, .. } if awaited == peer => {
+                self.try_next(now);
+            }
+            Phase::Hello { .. } | Phase::Redeem { .. } | Phase::Pause { .. } | Phase::Done => {}
+        }
+    }
+
+    fn fail(&mut self, error: JoinError) {
+        self.phase = Phase::Done;
+        self.events.push_back(JoinerEvent::Failed(error));
+    }
+
+    fn parse_response(&self, from: &PeerId, nonce: &[u8; 16], response: &[u8]) -> Result<Response, Refusal> {
+        if response.len() > MAX_HELLO {
+            return Err(Refusal::Malformed);
+        }
+        let response = Response::from_bytes(response).map_err(|_| Refusal::Malformed)?;
+        if !hello::same_tag(&hello::response_tag(&self.ns, nonce, &self.peer_id, from), &response.tag) {
+            return Err(Refusal::OtherNamespace);
+        }
+        Ok(response)
+    }
+
+    /// Everything from the token outwards: founding, configuration, own invite, views, and only then the contact.
+    fn check_response(
+        &self,
+        from: &PeerId,
+        response: Response,
+        now: Now,
+    ) -> Result<(Founded, Vec<crate::token::Contact>), JoinError> {
+        let (Some(start), Some(config)) = (response.start, response.config) else {
+            return Err(JoinError::Incomplete);
+        };
+        start.genesis.verify(&self.ns).map_err(JoinError::Config)?;
+        let name = &start.genesis.first.config().name;
+        if let Some(wanted) = self.expected_name.as_ref().filter(|wanted| *wanted != name) {
+            return Err(JoinError::Name { wanted: wanted.clone(), actual: name.clone() });
+        }
+        if start.genesis.first.judge(&config, &self.ns).map_err(JoinError::Config)? == Verdict::Older {
+            return Err(JoinError::Stale);
+        }
+        let known = self.known_config.as_ref().map(|known| known.config().rank());
+        if config.config().rank() < known.unwrap_or_default().max(self.pinned_config) {
+            return Err(JoinError::Stale);
+        }
+        self.request.verify(&self.ns, config.config()).map_err(|_| JoinError::Forged)?;
+        let mut chain = Chain::new(self.ns, &start.genesis.genesis);
+        for successor in &response.views {
+            chain.extend(successor).map_err(|_| JoinError::Stale)?;
+        }
+        if ViewRef::list_hash(&start.pinned) != self.pinned_views || !chain.passes(&start.pinned) {
+            return Err(JoinError::Stale);
+        }
+        if PublicKey::from_peer_id(from) != Some(response.credential.identity()) {
+            return Err(JoinError::Contact);
+        }
+        response.credential.verify(&self.ns, config.config(), &chain).map_err(|_| JoinError::Contact)?;
+        if now.unix_s >= config.config().issued_at {
+            response.credential.verify_dates(now.unix_s).map_err(|_| JoinError::Contact)?;
+        }
+        Ok((Founded { genesis: start.genesis, config, chain }, start.replicas))
+    }
+
+    /// Redeems at this peer if it is a replica of the invite's register, else at a replica that it knows of.
+    fn redeem_at(&mut self, from: PeerId, replicas: &[crate::token::Contact], now: Now) {
+        let Some(founded) = &self.founded else { return };
+        let shard = redeem::shard_of(&self.ns, &self.request.invite.invite, founded.chain.shard_count());
+        let members: Vec<PublicKey> = founded
+            .chain
+            .newest(shard)
+            .map(|view| view.members.iter().map(|m| m.identity).collect())
+            .unwrap_or_default();
+        let is_replica = PublicKey::from_peer_id(&from).is_some_and(|identity| members.contains(&identity));
+        if !is_replica {
+            let known = replicas.iter().filter(|contact| members.contains(&contact.identity));
+            if self.targets.add_replicas(known) {
+                self.try_next(now);
+                return;
+            }
+        }
+        // A member that is no replica may still pass it on.
+        self.events.push_back(JoinerEvent::Progress(format!("redeeming the invite at {from}")));
+        self.phase = Phase::Redeem {
+            peer: from,
+            again: now.mono + FIRST_WAIT,
+            wait: FIRST_WAIT,
+            until: now.mono + REDEEM_TIMEOUT,
+        };
+        self.send_redeem(from);
+    }
+
+    fn send_redeem(&mut self, to: PeerId) {
+        self.output.push_back(Output::Send { to, message: Message::Redeem(self.request).to_bytes() });
+    }
+
+    fn handle_admitted(&mut self, proof: AdmissionProof, now: Now) {
+        let Some(founded) = &self.founded else { return };
+        let config = founded.config.config();
+        let until = if now.unix_s >= config.issued_at { now.unix_s.saturating_add(DATA_KEY_LIFE_S) } else { 0 };
+        let data_key = DataKey { seq: 1, x25519: self.x25519, until };
+        let RedeemRequest { invite, entry } = self.request;
+        let credential = Credential::new(&self.ns, &self.identity, invite, entry, proof, data_key);
+        if credential.verify(&self.ns, config, &founded.chain).is_err() {
+            // Not proven, so not believed: the next retry asks again.
+            return;
+        }
+        let mut store_id = [0; 16];
+        self.rng.fill_bytes(&mut store_id);
+        let mut writes = store::write_namespace(&founded.genesis, &founded.config, &founded.chain);
+        writes.push(store::write_store_id(store_id));
+        writes.push(store::write_credential(&credential));
+        writes.push(store::erase_token());
+        self.phase = Phase::Done;
+        let name = config.name.clone();
+        self.events.push_back(JoinerEvent::Joined { ns: self.ns, name, writes });
+    }
+
+    /// Believed only with the proof: a value that was never chosen could turn everybody away.
+    fn handle_spent(&mut self, proof: &SpentProof) {
+        let Some(founded) = &self.founded else { return };
+        let proven = proof.verify(&self.ns, &self.request.invite, founded.config.config(), &founded.chain);
+        if proven.is_err() || proof.redeemed.slot_of(&self.identity.public()).is_some() {
+            return;
+        }
+        let winners = proof.redeemed.entries.iter().filter_map(|entry| entry.identity.peer_id()).collect();
+        self.fail(JoinError::Spent { winners });
+    }
+}

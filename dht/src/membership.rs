@@ -14,7 +14,7 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::clock::Now;
 use crate::codec::Wire;
-use crate::config::{Config, ConfigError, SignedConfig, SignedGenesis, Verdict};
+use crate::config::{Config, ConfigError, SignedConfig, Verdict};
 use crate::credential::{Credential, CredentialError, DataKey, DataSecret};
 use crate::event::{Event, Level, Output, Refusal};
 use crate::hello::{self, Claim, Heads, MAX_HELLO, Request, Response, Start};

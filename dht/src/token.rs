@@ -181,6 +181,19 @@ impl Token {
         Zeroizing::new(format!("{PREFIX}{}", *encoded))
     }
 
+    /// Drops contacts from the end, then addresses of the last one, until the text is within [`BUDGET`].
+    pub(crate) fn fit(&mut self) {
+        while self.to_text().len() > BUDGET {
+            if self.contacts.len() > 1 {
+                self.contacts.pop();
+            } else if self.contacts[0].addresses.len() > 1 {
+                self.contacts[0].addresses.pop();
+            } else {
+                return;
+            }
+        }
+    }
+
     /// The key pair of the invite.
     pub fn key(&self) -> SecretKey {
         invite_key(&self.ns, &self.secret)

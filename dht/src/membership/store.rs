@@ -119,7 +119,7 @@ pub(crate) fn erase_token() -> Write {
     Write { key: TOKEN.to_vec(), value: None }
 }
 
-fn namespace(image: &Image) -> Result<Option<(NamespaceId, SignedGenesis, SignedConfig)>, LoadError> {
+pub(crate) fn namespace(image: &Image) -> Result<Option<(NamespaceId, SignedGenesis, SignedConfig)>, LoadError> {
     let Some(genesis) = read::<SignedGenesis>(image, GENESIS, "genesis")? else { return Ok(None) };
     let first = genesis.first.config();
     // A decoded configuration has at least one authority key; the first founded the namespace.

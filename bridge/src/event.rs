@@ -93,6 +93,7 @@ pub struct OutPacket {
     pub peer: PeerId,
     /// The IP packet.
     pub packet: Vec<u8>,
-    /// What is still to be done to it; the offsets count the 14 bytes of an Ethernet header.
+    /// What is still to be done to it; the offsets count the 14 bytes of an Ethernet header. Always such that
+    /// [`Offload::from_wire`] believes it.
     pub offload: Offload,
 }

@@ -232,7 +232,7 @@ impl Local {
 }
 
 /// A message from a DHCP client to a server (RFC 2131 section 4.1).
-fn is_dhcp_request(packet: Ipv4<'_>) -> bool {
+pub(crate) fn is_dhcp_request(packet: Ipv4<'_>) -> bool {
     packet.protocol() == UDP && packet.ports().is_some_and(|(_, to)| to == 67)
 }
 

@@ -50,25 +50,41 @@ pub fn segment(
 
 /// Writes the checksum that `offload` says is missing. The bytes that follow the packet in its frame do not count.
 pub fn complete_checksum(frame: &mut [u8], offload: Offload) -> Result<(), DropReason> {
+    let packet = frame.get_mut(ETHERNET..).ok_or(DropReason::ShortFrame)?;
+    complete_packet(packet, offload)
+}
+
+/// Makes what the kernel left undone about a packet from the TAP something that a peer believes.
+///
+/// What [`Offload::check`] accepts is returned in its one spelling. Elsewhere the checksum is completed, as for the
+/// inner packet of an IP tunnel through ours. A super-frame that is neither TCP nor UDP is refused.
+pub fn settle(packet: &mut [u8], offload: Offload) -> Result<Offload, DropReason> {
+    if let Ok(offload) = offload.check(packet) {
+        return Ok(offload);
+    }
+    complete_packet(packet, offload)?;
+    Ok(Offload::default())
+}
+
+fn complete_packet(packet: &mut [u8], offload: Offload) -> Result<(), DropReason> {
     if offload.is_super_frame() {
         return Err(DropReason::BadOffload);
     }
     if !offload.needs_checksum() {
         return Ok(());
     }
-    let packet = frame.get(ETHERNET..).ok_or(DropReason::ShortFrame)?;
-    let end = ETHERNET + Ipv4::parse(packet)?.bytes().len();
-    let start = usize::from(offload.csum_start);
+    let end = Ipv4::parse(packet)?.bytes().len();
+    let start = usize::from(offload.csum_start).checked_sub(ETHERNET).ok_or(DropReason::BadOffload)?;
     let field = start + usize::from(offload.csum_offset);
-    if start < ETHERNET + MIN_HEADER || field + 2 > end {
+    if start < MIN_HEADER || field + 2 > end {
         return Err(DropReason::BadOffload);
     }
-    let checksum = match !fold(sum(&frame[start..end])) {
+    let checksum = match !fold(sum(&packet[start..end])) {
         // RFC 768: zero would mean that there is none. In TCP both spell the same number.
         0 => 0xffff,
         checksum => checksum,
     };
-    frame[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+    write(packet, field..field + 2, &checksum.to_be_bytes());
     Ok(())
 }
 

@@ -1,0 +1,429 @@
+//! [`Engine`]: one input at a time, then everything it caused is drained in a fixed order.
+
+use smoltcp::wire::EthernetAddress;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bridge::{Bridge, Offload};
+use dht::clock::Now;
+use dht::{ClientId, Command, CommandId};
+use dns::Responder;
+use ipnet::Ipv4Net;
+use libp2p_identity::PeerId;
+use tunnel::{Kind, Tunnel};
+
+use crate::config::Config;
+use crate::hosts::Hosts;
+use crate::names::Names;
+use crate::peers::Peers;
+use crate::requests::{Reply, RequestId, Requests};
+use crate::routes::Routes;
+use crate::snapshot::{Path, Snapshot};
+use crate::status::{Quorum, State};
+
+/// Commands under way in the overlay. Every source is bounded on its own; this guards against the sum.
+const MAX_PENDING: usize = 8192;
+
+/// What the engine wants done, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Write this frame to the TAP.
+    Frame {
+        /// Ethernet header and packet.
+        frame: Vec<u8>,
+        /// What the kernel has yet to do to it.
+        offload: Offload,
+    },
+    /// Send this datagram.
+    Transmit {
+        /// Where to.
+        to: SocketAddr,
+        /// The sealed bytes.
+        datagram: Vec<u8>,
+    },
+    /// Hand this to the overlay.
+    Command(Command),
+    /// Something the shell acts upon or shows.
+    Event(Event),
+}
+
+/// What the shell acts upon or shows.
+#[derive(Debug)]
+pub enum Event {
+    /// This machine has an address: give it to the TAP.
+    AddressBound {
+        /// The address.
+        ip: Ipv4Addr,
+        /// Its subnet's prefix length.
+        prefix_len: u8,
+    },
+    /// The address is no longer ours: take it from the TAP.
+    AddressLost {
+        /// The address.
+        ip: Ipv4Addr,
+        /// Why.
+        why: &'static str,
+    },
+    /// This machine has a name.
+    NameBound {
+        /// The host name, without the zone.
+        name: String,
+    },
+    /// The state, as status shows it, is another one.
+    StateChanged {
+        /// The new state.
+        state: State,
+        /// What brought it about.
+        cause: String,
+    },
+    /// A question that is not ours: ask the system's resolvers and call [`Engine::handle_forwarded`].
+    Forward {
+        /// To be handed back with the answer.
+        id: dns::QueryId,
+        /// Over what it came, and should go.
+        transport: dns::Transport,
+        /// The question.
+        message: Vec<u8>,
+    },
+    /// The answer to a request of the command line.
+    Reply {
+        /// The request.
+        id: RequestId,
+        /// Its answer.
+        reply: Reply,
+    },
+}
+
+/// Why a command was given to the overlay, and so what its answer means.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    OwnAddress,
+    DhcpAddress { request: dhcp::RequestId, own: bool },
+    OwnName { name: String },
+    ClientName { ip: Ipv4Addr, name: String },
+    Route { ip: Ipv4Addr },
+    DnsName { query: dns::QueryId },
+    DnsAddress { query: dns::QueryId },
+    CheckLease { peer: PeerId },
+    Request { id: RequestId },
+    Nothing,
+}
+
+/// One namespace on one machine, without I/O.
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) me: PeerId,
+    pub(crate) bridge: Bridge,
+    pub(crate) tunnel: Tunnel,
+    pub(crate) dhcp: dhcp::Server,
+    pub(crate) dns: Responder,
+    pub(crate) hosts: Hosts,
+    pub(crate) names: Names,
+    pub(crate) peers: Peers,
+    pub(crate) routes: Routes,
+    pub(crate) requests: Requests,
+    pub(crate) quorum: Quorum,
+    pub(crate) state: State,
+    pub(crate) pending: BTreeMap<u64, Pending>,
+    next_command: u64,
+    pub(crate) drops: BTreeMap<&'static str, u64>,
+    output: VecDeque<Output>,
+    snapshot: Arc<Snapshot>,
+    sessions_changed: bool,
+    pub(crate) dns_clients: crate::answers::DnsClients,
+}
+
+impl Engine {
+    /// Joins the parts. `tunnel` brings its own keys; `seed` drives the randomness of the rest.
+    pub fn new(config: Config, tunnel: Tunnel, seed: [u8; 32], now: Now) -> Self {
+        let service = config.service;
+        let bridge = Bridge::new(
+            bridge::Config {
+                range: config.range,
+                service,
+                gateway_mac: EthernetAddress(config.gateway_mac),
+                mtu: config.mtu,
+            },
+            seed,
+            now.mono,
+        );
+        let dhcp = dhcp::Server::new(
+            dhcp::Config {
+                server: service,
+                subnet: config.range,
+                dns: service,
+                domain: config.zone.clone(),
+                search: vec![config.zone.clone()],
+                mtu: config.mtu,
+            },
+            seed,
+            now.mono,
+        );
+        let dns = Responder::new(
+            dns::Config { zone: config.zone.clone(), service, range: config.range, max_udp: 1232 },
+            now.mono,
+        );
+        let snapshot = Arc::new(Snapshot {
+            local: bridge.local(),
+            sending: Default::default(),
+            receiving: Default::default(),
+            lapses: None,
+        });
+        let names = Names::new(&config.hostname);
+        Self {
+            me: config.identity.peer_id(),
+            config,
+            bridge,
+            tunnel,
+            dhcp,
+            dns,
+            hosts: Hosts::default(),
+            names,
+            peers: Peers::default(),
+            routes: Routes::default(),
+            requests: Requests::default(),
+            quorum: Quorum::default(),
+            state: State::Joined,
+            pending: BTreeMap::new(),
+            next_command: 0,
+            drops: BTreeMap::new(),
+            output: VecDeque::new(),
+            snapshot,
+            sessions_changed: false,
+            dns_clients: Default::default(),
+        }
+    }
+
+    /// Begins: with an address of its own, claims it.
+    pub fn start(&mut self, now: Now) {
+        self.claim_own_address(now);
+        self.drain(now);
+    }
+
+    /// A frame from the TAP that the fast path did not forward.
+    pub fn handle_frame(&mut self, frame: &[u8], offload: Offload, now: Now) {
+        self.expire_hosts(now);
+        self.bridge.handle_frame(frame, offload, now.mono);
+        self.drain(now);
+    }
+
+    /// A datagram that the fast path did not open.
+    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Now) {
+        self.tunnel.handle_datagram(from, datagram, now.unix_s.saturating_mul(1000), now.mono);
+        self.drain(now);
+    }
+
+    /// A payload that the fast path opened and found not to be plain.
+    pub fn handle_opened(&mut self, peer: PeerId, kind: Kind, payload: &[u8], now: Now) {
+        self.expire_hosts(now);
+        self.receive(peer, kind, payload, now);
+        self.drain(now);
+    }
+
+    /// The fast path saw a peer's newest packet come from another address.
+    pub fn handle_roamed(&mut self, roamed: crate::fast::Roamed, from: SocketAddr, now: Now) {
+        self.tunnel.handle_roamed(roamed.index, from, roamed.counter, now.mono);
+        self.drain(now);
+    }
+
+    /// The kernel refused a datagram as too big for the way it had to take.
+    pub fn handle_too_big(&mut self, to: SocketAddr, outer_mtu: u16, now: Now) {
+        self.tunnel.handle_too_big(to, outer_mtu, now.mono);
+        self.drain(now);
+    }
+
+    /// The overlay's answer or news.
+    pub fn handle_overlay(&mut self, event: dht::Event, now: Now) {
+        self.expire_hosts(now);
+        self.overlay_event(event, now);
+        self.drain(now);
+    }
+
+    /// The system resolvers' answer to [`Event::Forward`], or that there is none.
+    pub fn handle_forwarded(&mut self, id: dns::QueryId, reply: Option<&[u8]>, now: Now) {
+        self.dns.handle_forwarded(id, reply, now.mono);
+        self.drain(now);
+    }
+
+    /// The addresses under which this machine's data socket can be tried: its interfaces', and configured ones.
+    pub fn handle_endpoints(&mut self, lan: Vec<SocketAddr>, configured: Vec<SocketAddr>, now: Now) {
+        self.peers.set_endpoints(lan, configured);
+        self.drain(now);
+    }
+
+    /// Time has passed. Calls that come late, early or twice do no harm.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.expire_hosts(now);
+        self.retry_claims(now);
+        self.expire_routes(now);
+        self.tunnel.handle_timeout(now.mono);
+        self.bridge.handle_timeout(now.mono);
+        self.dhcp.handle_timeout(now.mono);
+        self.dns.handle_timeout(now.mono);
+        self.expire_requests(now);
+        self.drain(now);
+    }
+
+    /// The next thing the engine wants done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.output.pop_front()
+    }
+
+    /// When to call [`Engine::handle_timeout`] next, and why.
+    pub fn poll_timeout(&self, now: Now) -> Option<(Instant, &'static str)> {
+        [
+            self.tunnel.poll_timeout(),
+            self.bridge.poll_timeout(),
+            self.dhcp.poll_timeout(),
+            self.dns.poll_timeout(),
+            self.hosts.poll_timeout(now),
+            self.names.poll_timeout(),
+            self.routes.poll_timeout(),
+            self.requests.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+
+    /// What the packet threads should forward from. The same [`Arc`] until something changed.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot)
+    }
+
+    /// Whether the handshake message is addressed to this namespace.
+    pub fn owns(&self, datagram: &[u8]) -> bool {
+        self.tunnel.owns(datagram)
+    }
+
+    /// Erases all session keys: before leaving, and after a suspension or a jump of the clocks.
+    pub fn erase_sessions(&mut self, now: Now) {
+        self.tunnel.erase_all(now.mono);
+        self.drain(now);
+    }
+
+    pub(crate) fn command(&mut self, pending: Pending, make: impl FnOnce(CommandId) -> Command) {
+        if self.pending.len() >= MAX_PENDING {
+            self.count("too-many-commands");
+            return;
+        }
+        self.next_command += 1;
+        self.pending.insert(self.next_command, pending);
+        let command = make(CommandId(self.next_command));
+        self.output.push_back(Output::Command(command));
+    }
+
+    pub(crate) fn tell(&mut self, command: Command) {
+        self.output.push_back(Output::Command(command));
+    }
+
+    pub(crate) fn emit(&mut self, event: Event) {
+        self.output.push_back(Output::Event(event));
+    }
+
+    pub(crate) fn count(&mut self, reason: &'static str) {
+        *self.drops.entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn subnet(&self) -> Ipv4Net {
+        self.config.range
+    }
+
+    pub(crate) fn self_client(&self) -> ClientId {
+        ClientId(dht::sign::hash("client", &[b"self"]))
+    }
+
+    /// Moves everything the parts want done to the output, until none wants anything.
+    fn drain(&mut self, now: Now) {
+        loop {
+            let mut idle = true;
+            while let Some(event) = self.bridge.poll_event() {
+                idle = false;
+                self.bridge_event(event, now);
+            }
+            while let Some(packet) = self.bridge.poll_packet() {
+                idle = false;
+                self.send_packet(packet, now);
+            }
+            while let Some(event) = self.tunnel.poll_event() {
+                idle = false;
+                self.tunnel_event(event, now);
+            }
+            while let Some(event) = self.dhcp.poll_event() {
+                idle = false;
+                self.dhcp_event(event, now);
+            }
+            while let Some(event) = self.dns.poll_event() {
+                idle = false;
+                self.dns_event(event);
+            }
+            idle &= !self.drain_replies(now);
+            if idle {
+                break;
+            }
+        }
+        while let Some(transmit) = self.tunnel.poll_transmit() {
+            self.output.push_back(Output::Transmit { to: transmit.to, datagram: transmit.datagram });
+        }
+        while let Some(frame) = self.bridge.poll_frame() {
+            self.output.push_back(Output::Frame { frame: frame.bytes, offload: frame.offload });
+        }
+        self.note_state(now);
+        self.renew_snapshot();
+    }
+
+    fn send_packet(&mut self, packet: bridge::OutPacket, now: Now) {
+        if packet.offload.is_plain() {
+            self.tunnel.send(packet.peer, Kind::Packet, &packet.packet, now.mono);
+        } else {
+            let payload = [&packet.offload.to_wire()[..], &packet.packet].concat();
+            self.tunnel.send(packet.peer, Kind::Offloaded, &payload, now.mono);
+        }
+    }
+
+    fn tunnel_event(&mut self, event: tunnel::Event, now: Now) {
+        match event {
+            tunnel::Event::PeerUp { peer } => self.peer_up(peer, now),
+            tunnel::Event::PeerDown { peer, reason } => self.peer_down(peer, reason),
+            tunnel::Event::SessionsChanged => self.sessions_changed = true,
+            tunnel::Event::Message { peer, kind, payload } => self.receive(peer, kind, &payload, now),
+            tunnel::Event::NeedPeer { peer } => self.need_peer(peer, now),
+            tunnel::Event::ReserveHandshakes { upto } => self.tell(Command::ReserveHandshakes { upto }),
+            tunnel::Event::EndpointObserved { by, addr } => self.peers.observed(by, addr, now.mono),
+        }
+    }
+
+    /// A payload from an authenticated peer.
+    fn receive(&mut self, peer: PeerId, kind: Kind, payload: &[u8], now: Now) {
+        match kind {
+            Kind::Packet => self.bridge.handle_packet(peer, payload, Offload::default(), now.mono),
+            Kind::Offloaded => match crate::fast::split_offload(payload) {
+                Ok((offload, packet)) => self.bridge.handle_packet(peer, packet, offload, now.mono),
+                Err(reason) => self.count(reason),
+            },
+            Kind::Control => self.session_message(peer, payload, now),
+            Kind::Fragment => self.count("stray-fragment"),
+        }
+    }
+
+    fn renew_snapshot(&mut self) {
+        let local = self.bridge.local();
+        let lapses = self.hosts.lapses();
+        let same = Arc::ptr_eq(&local, &self.snapshot.local) && lapses == self.snapshot.lapses;
+        if same && !self.sessions_changed {
+            return;
+        }
+        self.sessions_changed = false;
+        let mut next = Snapshot { local, sending: Default::default(), receiving: Default::default(), lapses };
+        for view in self.tunnel.sessions() {
+            let path = Path { peer: view.peer, session: view.session, endpoint: view.endpoint };
+            if view.sending {
+                next.sending.insert(path.peer, path.clone());
+            }
+            next.receiving.insert(path.session.index(), path);
+        }
+        self.snapshot = Arc::new(next);
+    }
+}

@@ -1,0 +1,159 @@
+//! The names that are ours, claimed by the same atomic write as addresses.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use dht::clock::Now;
+use dht::{ClaimError, ClientId, Command, Lease};
+
+use crate::config::Hostname;
+use crate::engine::{Engine, Event, Pending};
+
+/// A name that somebody else holds is asked for again after this.
+const RETRY: Duration = Duration::from_secs(60);
+/// A quorum that did not answer is asked again after this.
+const RETRY_SOON: Duration = Duration::from_secs(5);
+/// `debian`, `debian-2` … `debian-20`; then the computed name has to do.
+const MAX_SUFFIX: u32 = 20;
+
+/// This machine's own name, and those of clients behind the TAP.
+pub(crate) struct Names {
+    wanted: Hostname,
+    suffix: u32,
+    pub(crate) own: Option<String>,
+    pub(crate) trouble: Option<String>,
+    claiming: bool,
+    retry_at: Option<Instant>,
+    clients: BTreeMap<Ipv4Addr, String>,
+}
+
+impl Names {
+    pub(crate) fn new(wanted: &Hostname) -> Self {
+        Self {
+            wanted: wanted.clone(),
+            suffix: 1,
+            own: None,
+            trouble: None,
+            claiming: false,
+            retry_at: None,
+            clients: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.retry_at.map(|at| (at, "claim the name again"))
+    }
+
+    fn candidate(&self) -> String {
+        match (&self.wanted, self.suffix) {
+            (Hostname::Explicit(name), _) | (Hostname::Default(name), 1) => name.clone(),
+            (Hostname::Default(name), suffix) => format!("{name}-{suffix}"),
+        }
+    }
+}
+
+impl Engine {
+    pub(crate) fn claim_own_name(&mut self, now: Now) {
+        if self.names.claiming {
+            return;
+        }
+        if let Some(name) = self.names.own.clone() {
+            self.own_name_bound(name, now);
+            return;
+        }
+        self.names.claiming = true;
+        self.names.retry_at = None;
+        let name = self.names.candidate();
+        let client = self.self_client();
+        self.command(Pending::OwnName { name: name.clone() }, |id| Command::ClaimName { id, name, client, keep: true });
+    }
+
+    pub(crate) fn own_name_claimed(&mut self, name: String, outcome: Result<Lease, ClaimError>, now: Now) {
+        self.names.claiming = false;
+        match (outcome, &self.names.wanted) {
+            (Ok(_), _) => {
+                self.names.trouble = None;
+                self.own_name_bound(name, now);
+            }
+            (Err(ClaimError::Taken { .. }), Hostname::Default(_)) if self.names.suffix < MAX_SUFFIX => {
+                self.names.suffix += 1;
+                self.claim_own_name(now);
+            }
+            (Err(error), _) => {
+                let soon = matches!(error, ClaimError::Unavailable { .. });
+                self.names.trouble = Some(format!("the name {name} is not ours: {error}"));
+                self.names.retry_at = Some(now.mono + if soon { RETRY_SOON } else { RETRY });
+            }
+        }
+    }
+
+    fn own_name_bound(&mut self, name: String, _now: Now) {
+        let own = self.hosts.bound.iter_mut().find(|(_, host)| host.own);
+        if let Some((ip, host)) = own {
+            host.name = Some(name.clone());
+            self.dns.set_local(&name, *ip);
+        }
+        self.names.own = Some(name.clone());
+        self.emit(Event::NameBound { name });
+    }
+
+    pub(crate) fn retry_name(&mut self, now: Now) {
+        if self.names.retry_at.is_some_and(|at| at <= now.mono) {
+            self.names.retry_at = None;
+            if self.hosts.own().is_some() {
+                self.claim_own_name(now);
+            }
+        }
+    }
+
+    /// A DHCP client's name: what it calls itself, or this machine's for the only client on an own TAP.
+    pub(crate) fn claim_client_name(&mut self, ip: Ipv4Addr, client: ClientId, mac: [u8; 6], hostname: Option<String>) {
+        let own_machine = mac == self.config.tap_mac;
+        let Some(name) = hostname.or_else(|| own_machine.then(|| self.names.candidate())) else { return };
+        if self.hosts.bound.get(&ip).is_some_and(|host| host.own) {
+            return;
+        }
+        let pending = Pending::ClientName { ip, name: name.clone() };
+        self.command(pending, |id| Command::ClaimName { id, name, client, keep: false });
+    }
+
+    pub(crate) fn client_name_claimed(&mut self, ip: Ipv4Addr, name: String, outcome: Result<Lease, ClaimError>) {
+        let Some(host) = self.hosts.bound.get_mut(&ip) else { return };
+        if outcome.is_err() {
+            self.count("client-name-refused");
+            return;
+        }
+        host.name = Some(name.clone());
+        self.dns.set_local(&name, ip);
+        self.names.clients.insert(ip, name);
+    }
+
+    pub(crate) fn release_names_of(&mut self, ip: Ipv4Addr) {
+        if let Some(name) = self.names.clients.remove(&ip) {
+            self.command(Pending::Nothing, |id| Command::ReleaseName { id, name });
+        }
+    }
+
+    pub(crate) fn name_lost(&mut self, name: &str, now: Now) {
+        if self.names.own.as_deref() == Some(name) {
+            self.names.own = None;
+            self.names.trouble = Some(format!("the name {name} is no longer ours"));
+            self.names.retry_at = Some(now.mono + RETRY_SOON);
+        }
+        let lost: Vec<Ipv4Addr> = self
+            .hosts
+            .bound
+            .iter_mut()
+            .filter(|(_, host)| host.name.as_deref() == Some(name))
+            .map(|(ip, host)| {
+                host.name = None;
+                *ip
+            })
+            .collect();
+        for ip in lost {
+            self.dns.remove_local(ip);
+            self.names.clients.remove(&ip);
+        }
+    }
+}

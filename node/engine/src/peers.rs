@@ -1,0 +1,194 @@
+//! Other members: their keys and endpoints, and ours as told to them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use dht::Command;
+use dht::clock::Now;
+use dht::identity::PublicKey;
+use dht::sign::NamespaceId;
+use dht::signal::{self, Candidates, Filter, Freshness, Loopback, MAX_CANDIDATES};
+use libp2p_identity::PeerId;
+use tunnel::{Candidate, CandidateKind};
+
+use crate::engine::Engine;
+
+/// Members whose keys we hold at once.
+const MAX_PEERS: usize = 4096;
+/// Endpoints are told to one peer at most this often.
+const SIGNAL_EVERY: Duration = Duration::from_secs(1);
+/// How many of our addresses, as others see them, are remembered.
+const MAX_OBSERVED: usize = 4;
+
+struct Peer {
+    keyed: bool,
+    up: bool,
+    signalled: Option<Instant>,
+    wanted: bool,
+}
+
+/// What the engine knows of other members, and what it tells them of itself.
+#[derive(Default)]
+pub(crate) struct Peers {
+    known: BTreeMap<PeerId, Peer>,
+    lan: Vec<SocketAddr>,
+    configured: Vec<SocketAddr>,
+    observed: BTreeMap<SocketAddr, (PeerId, Instant)>,
+    sequence: u64,
+    freshness: Freshness,
+}
+
+impl Peers {
+    pub(crate) fn set_endpoints(&mut self, lan: Vec<SocketAddr>, configured: Vec<SocketAddr>) {
+        self.lan = lan;
+        self.configured = configured;
+    }
+
+    pub(crate) fn observed(&mut self, by: PeerId, addr: SocketAddr, now: Instant) {
+        if self.observed.len() >= MAX_OBSERVED && !self.observed.contains_key(&addr) {
+            let oldest = self.observed.iter().min_by_key(|(_, (_, at))| *at).map(|(addr, _)| *addr);
+            oldest.and_then(|addr| self.observed.remove(&addr));
+        }
+        self.observed.insert(addr, (by, now));
+    }
+
+    pub(crate) fn is_up(&self, peer: &PeerId) -> bool {
+        self.known.get(peer).is_some_and(|known| known.up)
+    }
+
+    /// Members with a session, in order.
+    pub(crate) fn up(&self) -> impl Iterator<Item = &PeerId> {
+        self.known.iter().filter(|(_, known)| known.up).map(|(peer, _)| peer)
+    }
+
+    /// Every member we have met, in order.
+    pub(crate) fn known(&self) -> impl Iterator<Item = &PeerId> {
+        self.known.keys()
+    }
+
+    fn entry(&mut self, peer: PeerId) -> Option<&mut Peer> {
+        if self.known.len() >= MAX_PEERS && !self.known.contains_key(&peer) {
+            return None;
+        }
+        Some(self.known.entry(peer).or_insert(Peer { keyed: false, up: false, signalled: None, wanted: false }))
+    }
+
+    fn own_candidates(&self) -> Vec<Candidate> {
+        let of = |kind| move |addr: &SocketAddr| Candidate { addr: *addr, kind };
+        let mut all: Vec<Candidate> = self.lan.iter().map(of(CandidateKind::Lan)).collect();
+        all.extend(self.configured.iter().map(of(CandidateKind::Configured)));
+        let observed = self.observed.keys().filter(|addr| !self.lan.contains(addr));
+        all.extend(observed.map(of(CandidateKind::Observed)));
+        all.truncate(MAX_CANDIDATES);
+        all
+    }
+}
+
+impl Engine {
+    /// Whoever is needed must be known to the overlay, and must know where we can be reached.
+    pub(crate) fn need_peer(&mut self, peer: PeerId, now: Now) {
+        let Some(entry) = self.peers.entry(peer) else { return self.count("too-many-peers") };
+        entry.wanted = true;
+        if entry.keyed {
+            self.signal(peer, true, now);
+        } else {
+            self.tell(Command::Connect { peer });
+        }
+    }
+
+    pub(crate) fn peer_keys(&mut self, peer: PeerId, keys: tunnel::PeerKeys, now: Now) {
+        let Some(entry) = self.peers.entry(peer) else { return self.count("too-many-peers") };
+        entry.keyed = true;
+        let wanted = entry.wanted;
+        self.tunnel.set_peer(peer, keys, now.mono);
+        if wanted {
+            self.signal(peer, true, now);
+        }
+    }
+
+    pub(crate) fn peer_denied(&mut self, peer: PeerId, now: Now) {
+        self.tunnel.remove_peer(peer, now.mono);
+        self.bridge.forbid_all(peer);
+        self.peers.known.remove(&peer);
+    }
+
+    pub(crate) fn peer_up(&mut self, peer: PeerId, now: Now) {
+        if let Some(entry) = self.peers.entry(peer) {
+            entry.up = true;
+        }
+        self.send_leases(peer, now);
+    }
+
+    pub(crate) fn peer_down(&mut self, peer: PeerId, reason: &'static str) {
+        if let Some(entry) = self.peers.known.get_mut(&peer) {
+            entry.up = false;
+        }
+        self.count(reason);
+    }
+
+    fn signal(&mut self, peer: PeerId, want_reply: bool, now: Now) {
+        let Some(entry) = self.peers.entry(peer) else { return };
+        if entry.signalled.is_some_and(|at| now.mono < at + SIGNAL_EVERY) {
+            return;
+        }
+        entry.signalled = Some(now.mono);
+        let Some(to) = PublicKey::from_peer_id(&peer) else { return };
+        self.peers.sequence += 1;
+        let candidates = Candidates {
+            to,
+            seq: self.peers.sequence,
+            instance: self.config.instance.to_be_bytes(),
+            want_reply,
+            list: self.peers.own_candidates().into_iter().map(to_signal).collect(),
+        };
+        let message = candidates.sign(&NamespaceId(self.config.namespace), &self.config.identity);
+        self.tell(Command::Signal { to: peer, message });
+    }
+
+    pub(crate) fn signalled(&mut self, from: PeerId, message: &[u8], now: Now) {
+        let Some(key) = PublicKey::from_peer_id(&from) else { return self.count("bad-signal") };
+        let ns = NamespaceId(self.config.namespace);
+        let me = self.config.identity.public();
+        let opened = Candidates::open(&ns, &key, &me, message);
+        let fresh = opened.and_then(|candidates| {
+            self.peers.freshness.check(from, &candidates)?;
+            Ok(candidates)
+        });
+        let Ok(candidates) = fresh else { return self.count("bad-signal") };
+        let filter = Filter {
+            loopback: if self.config.loopback_underlay { Loopback::Allowed } else { Loopback::Refused },
+            overlays: vec![self.config.range],
+        };
+        let allowed = candidates.list.iter().filter(|candidate| filter.allows(&candidate.addr));
+        let list: Vec<Candidate> = allowed.filter_map(from_signal).collect();
+        self.tunnel.set_candidates(from, list, now.mono);
+        if candidates.want_reply {
+            self.signal(from, false, now);
+        }
+    }
+}
+
+const LAN: u8 = 1;
+const OBSERVED: u8 = 2;
+const CONFIGURED: u8 = 3;
+
+fn to_signal(candidate: Candidate) -> signal::Candidate {
+    let kind = match candidate.kind {
+        CandidateKind::Lan => LAN,
+        CandidateKind::Observed => OBSERVED,
+        CandidateKind::Configured => CONFIGURED,
+    };
+    signal::Candidate { kind, addr: candidate.addr }
+}
+
+/// Kinds of later versions are left out: what to do with them is not known here.
+fn from_signal(candidate: &signal::Candidate) -> Option<Candidate> {
+    let kind = match candidate.kind {
+        LAN => CandidateKind::Lan,
+        OBSERVED => CandidateKind::Observed,
+        CONFIGURED => CandidateKind::Configured,
+        _ => return None,
+    };
+    Some(Candidate { addr: candidate.addr, kind })
+}

@@ -1,0 +1,285 @@
+//! What the command line asks a running engine: lookup, ping, invite, leave.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use dht::clock::Now;
+use dht::{Command, Contact, Role};
+use libp2p_identity::PeerId;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Engine, Event, Pending};
+
+/// Requests under way.
+const MAX_REQUESTS: usize = 64;
+/// A request without an answer ends here.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Ties a reply to its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// What the command line asks.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Who owns this address or name?
+    Lookup {
+        /// An address, or a host name without the zone.
+        what: String,
+    },
+    /// One round trip to whoever owns this address or name.
+    Ping {
+        /// An address, or a host name without the zone.
+        what: String,
+    },
+    /// Make an invite.
+    Invite {
+        /// How many may use it.
+        uses: u16,
+        /// How long.
+        ttl: Duration,
+        /// What they may be.
+        role: Role,
+        /// How many addresses a router may claim.
+        hosts: u16,
+        /// Where to find us.
+        contacts: Vec<Contact>,
+    },
+    /// Give back every lease.
+    Leave,
+}
+
+/// What the command line is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Who owns it.
+    Owner {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The owner's P2P id.
+        peer_id: String,
+        /// Its name, if it has one.
+        hostname: Option<String>,
+        /// The fencing token.
+        token: String,
+        /// How long the lease goes on, as far as known.
+        remaining_s: u64,
+    },
+    /// An answer to a ping.
+    Pong {
+        /// Who answered.
+        peer_id: String,
+        /// At which address.
+        ip: Ipv4Addr,
+        /// `direct` or `relay`.
+        path: String,
+        /// The peer's address on the underlay.
+        endpoint: Option<String>,
+        /// The round trip.
+        rtt_ms: f64,
+    },
+    /// No answer to a ping.
+    NoPong {
+        /// Whom we asked, if anybody owns the address.
+        peer_id: Option<String>,
+        /// `direct`, `relay` or `none`.
+        path: String,
+        /// Why there was none.
+        why: String,
+    },
+    /// The invite.
+    Token(String),
+    /// All leases are given back.
+    Left,
+    /// It could not be done.
+    Failed(String),
+}
+
+struct Waiting {
+    kind: Waits,
+    until: Instant,
+}
+
+enum Waits {
+    Lookup,
+    PingResolve,
+    Pong { peer: PeerId, ip: Ipv4Addr, sent: Instant },
+    Invite,
+    Leave,
+}
+
+/// Requests under way.
+#[derive(Default)]
+pub(crate) struct Requests {
+    waiting: BTreeMap<RequestId, Waiting>,
+}
+
+impl Requests {
+    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.waiting.values().map(|waiting| (waiting.until, "a request ends")).min()
+    }
+}
+
+impl Engine {
+    /// A request of the command line; its answer comes as [`Event::Reply`].
+    pub fn handle_request(&mut self, id: RequestId, request: Request, now: Now) {
+        if self.requests.waiting.len() >= MAX_REQUESTS {
+            self.reply(id, Reply::Failed("too many requests at once; try again in a few seconds".into()));
+        } else {
+            self.begin(id, request, now);
+        }
+        self.handle_timeout(now);
+    }
+
+    fn begin(&mut self, id: RequestId, request: Request, now: Now) {
+        let pending = Pending::Request { id };
+        match request {
+            Request::Lookup { what } => {
+                self.wait(id, Waits::Lookup, now);
+                self.resolve_for_request(pending, &what);
+            }
+            Request::Ping { what } => {
+                self.wait(id, Waits::PingResolve, now);
+                self.resolve_for_request(pending, &what);
+            }
+            Request::Invite { uses, ttl, role, hosts, contacts } => {
+                self.wait(id, Waits::Invite, now);
+                self.command(pending, |id| Command::Invite { id, uses, ttl, role, hosts, contacts });
+            }
+            Request::Leave => {
+                self.wait(id, Waits::Leave, now);
+                self.command(pending, |id| Command::Leave { id });
+            }
+        }
+    }
+
+    fn wait(&mut self, id: RequestId, kind: Waits, now: Now) {
+        self.requests.waiting.insert(id, Waiting { kind, until: now.mono + DEADLINE });
+    }
+
+    fn resolve_for_request(&mut self, pending: Pending, what: &str) {
+        match what.parse::<Ipv4Addr>() {
+            Ok(ip) => self.command(pending, |id| Command::ResolvePeerName { id, ip }),
+            Err(_) => {
+                let suffix = format!(".{}", self.config.zone);
+                let name = what.trim_end_matches('.').trim_end_matches(&suffix).to_ascii_lowercase();
+                self.command(pending, |id| Command::ResolveName { id, name });
+            }
+        }
+    }
+
+    pub(crate) fn request_resolved(&mut self, id: RequestId, outcome: dht::Resolution, now: Now) {
+        let Some(waiting) = self.requests.waiting.remove(&id) else { return };
+        let (ip, owner, name, token, remaining) = match outcome {
+            dht::Resolution::Found { ip, owner, name, token, remaining, .. } => (ip, owner, name, token, remaining),
+            dht::Resolution::Absent => return self.reply(id, self.nobody(&waiting.kind)),
+            dht::Resolution::Unknown => return self.reply(id, self.unreachable(&waiting.kind)),
+        };
+        match waiting.kind {
+            Waits::PingResolve if owner == self.me => {
+                let (path, endpoint) = ("direct".to_owned(), None);
+                self.reply(id, Reply::Pong { peer_id: owner.to_string(), ip, path, endpoint, rtt_ms: 0.0 });
+            }
+            Waits::PingResolve => {
+                self.wait(id, Waits::Pong { peer: owner, ip, sent: now.mono }, now);
+                self.send_ping(owner, id.0, now);
+            }
+            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave => {
+                let remaining_s = remaining.as_secs();
+                let reply = Reply::Owner {
+                    ip,
+                    peer_id: owner.to_string(),
+                    hostname: name,
+                    token: token.to_string(),
+                    remaining_s,
+                };
+                self.reply(id, reply);
+            }
+        }
+    }
+
+    fn nobody(&self, kind: &Waits) -> Reply {
+        let why = "nobody has leased it".to_owned();
+        match kind {
+            Waits::PingResolve => Reply::NoPong { peer_id: None, path: "none".into(), why },
+            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave => Reply::Failed(why),
+        }
+    }
+
+    fn unreachable(&self, kind: &Waits) -> Reply {
+        let replica = self.quorum.why.clone().unwrap_or_else(|| "no answer in time".into());
+        let why = format!("the register could not be asked: {replica}");
+        match kind {
+            Waits::PingResolve => Reply::NoPong { peer_id: None, path: "none".into(), why },
+            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave => Reply::Failed(why),
+        }
+    }
+
+    pub(crate) fn ponged(&mut self, from: PeerId, number: u64, now: Now) {
+        let id = RequestId(number);
+        let matches = |waiting: &Waiting| matches!(waiting.kind, Waits::Pong { peer, .. } if peer == from);
+        if !self.requests.waiting.get(&id).is_some_and(matches) {
+            return self.count("stray-pong");
+        }
+        let Some(Waiting { kind: Waits::Pong { peer, ip, sent }, .. }) = self.requests.waiting.remove(&id) else {
+            return;
+        };
+        let endpoint = self.tunnel.peer(&peer).and_then(|view| view.endpoint).map(|addr| addr.to_string());
+        let rtt_ms = now.mono.saturating_duration_since(sent).as_secs_f64() * 1000.0;
+        self.reply(id, Reply::Pong { peer_id: peer.to_string(), ip, path: "direct".into(), endpoint, rtt_ms });
+    }
+
+    pub(crate) fn invited(&mut self, command: u64, outcome: Result<String, dht::InviteError>) {
+        let Some(Pending::Request { id }) = self.pending.remove(&command) else { return };
+        self.requests.waiting.remove(&id);
+        let reply = match outcome {
+            Ok(token) => Reply::Token(token),
+            Err(error) => Reply::Failed(error.to_string()),
+        };
+        self.reply(id, reply);
+    }
+
+    pub(crate) fn left(&mut self, command: u64, now: Now) {
+        let held: Vec<Ipv4Addr> = self.hosts.leases.keys().copied().collect();
+        for ip in held {
+            self.unbind(ip, "left the namespace", now);
+        }
+        self.tunnel.erase_all(now.mono);
+        if let Some(Pending::Request { id }) = self.pending.remove(&command) {
+            self.requests.waiting.remove(&id);
+            self.reply(id, Reply::Left);
+        }
+    }
+
+    pub(crate) fn expire_requests(&mut self, now: Now) {
+        while let Some(id) =
+            self.requests.waiting.iter().find(|(_, waiting)| waiting.until <= now.mono).map(|(id, _)| *id)
+        {
+            let Some(waiting) = self.requests.waiting.remove(&id) else { return };
+            let reply = match waiting.kind {
+                Waits::Pong { peer, .. } => self.no_pong(peer),
+                Waits::PingResolve => self.unreachable(&waiting.kind),
+                Waits::Lookup | Waits::Invite | Waits::Leave => self.unreachable(&Waits::Lookup),
+            };
+            self.reply(id, reply);
+        }
+    }
+
+    fn no_pong(&self, peer: PeerId) -> Reply {
+        let view = self.tunnel.peer(&peer);
+        let up = self.peers.is_up(&peer);
+        let why = view.and_then(|view| view.why_down).filter(|_| !up).unwrap_or(if up {
+            "the peer did not answer within 5 s"
+        } else {
+            "no address of the peer answered: both sides may be behind NATs or firewalls, and this version has no relay"
+        });
+        let path = if up { "direct" } else { "none" };
+        Reply::NoPong { peer_id: Some(peer.to_string()), path: path.into(), why: why.into() }
+    }
+
+    fn reply(&mut self, id: RequestId, reply: Reply) {
+        self.emit(Event::Reply { id, reply });
+    }
+}

@@ -1,0 +1,299 @@
+//! What `overlay status --json` shows; fields may be added, never renamed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use dht::clock::Now;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Addressing;
+use crate::engine::{Engine, Event};
+
+/// A peer is listed this long after its last session.
+const LISTED: Duration = Duration::from_secs(3600);
+
+/// Where a namespace stands on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Redeeming an invite.
+    Joining,
+    /// A member, without an address of its own.
+    Joined,
+    /// Asking the register for an address.
+    Claiming,
+    /// With an address that the register granted.
+    Bound,
+    /// With an address, while the register does not answer; it ends if that goes on.
+    Renewing,
+    /// Without the address it had.
+    Lost,
+    /// Without an address, because the register does not answer.
+    Partitioned,
+    /// Refused by the namespace.
+    Denied,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Joining => "joining",
+            Self::Joined => "joined",
+            Self::Claiming => "claiming",
+            Self::Bound => "bound",
+            Self::Renewing => "renewing",
+            Self::Lost => "lost",
+            Self::Partitioned => "partitioned",
+            Self::Denied => "denied",
+        })
+    }
+}
+
+/// Whether the register answers.
+pub(crate) struct Quorum {
+    pub(crate) reachable: bool,
+    pub(crate) why: Option<String>,
+    pub(crate) since: Option<Instant>,
+}
+
+impl Default for Quorum {
+    /// Nothing speaks against it yet.
+    fn default() -> Self {
+        Self { reachable: true, why: None, since: None }
+    }
+}
+
+/// One namespace as status shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NamespaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its identifier in full, base58.
+    pub id: String,
+    /// Where it stands.
+    pub state: State,
+    /// Why it stands there, if that needs saying.
+    pub cause: Option<String>,
+    /// `workstation` or `router`.
+    pub mode: String,
+    /// The TAP device, if there is one.
+    pub tap: Option<String>,
+    /// The TAP's hardware address.
+    pub mac: Option<String>,
+    /// This node's own address.
+    pub ip: Option<Ipv4Addr>,
+    /// The subnet's prefix length.
+    pub prefix_len: u8,
+    /// This node's name.
+    pub hostname: Option<String>,
+    /// The DNS zone.
+    pub zone: String,
+    /// Where DHCP and DNS answer.
+    pub dns: Ipv4Addr,
+    /// The lease of this node's own address.
+    pub lease: Option<LeaseStatus>,
+    /// The replicas of the shard of this node's own address.
+    pub view: Option<ViewStatus>,
+    /// Addresses that this machine holds.
+    pub hosts: Vec<HostStatus>,
+    /// Peers with a session in the last hour.
+    pub peers: Vec<PeerStatus>,
+    /// What was dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// A lease as status shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// The fencing token.
+    pub token: String,
+    /// How long it goes on without a renewal, seconds.
+    pub remaining_s: u64,
+}
+
+/// A view as status shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ViewStatus {
+    /// Its number.
+    pub number: u64,
+    /// Its replicas.
+    pub members: Vec<String>,
+}
+
+/// An address that this machine holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Who uses it.
+    pub mac: String,
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// Its name.
+    pub hostname: Option<String>,
+    /// How long the lease goes on without a renewal, seconds.
+    pub remaining_s: u64,
+    /// The fencing token.
+    pub token: String,
+}
+
+/// Another member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its P2P id.
+    pub peer_id: String,
+    /// An address of its.
+    pub ip: Option<Ipv4Addr>,
+    /// Its name.
+    pub hostname: Option<String>,
+    /// `direct`, `relay` or `none`.
+    pub path: String,
+    /// Its address on the underlay.
+    pub endpoint: Option<String>,
+    /// The last measured round trip.
+    pub rtt_ms: Option<f64>,
+    /// Bytes sent to it, sealed payloads.
+    pub tx_bytes: u64,
+    /// Bytes received from it.
+    pub rx_bytes: u64,
+    /// Why there is no path.
+    pub why: Option<String>,
+}
+
+impl NamespaceStatus {
+    /// Before the namespace is known, there is nothing but its name.
+    pub fn before_joining(name: &str, id: &str, state: State, cause: Option<String>) -> Self {
+        Self {
+            name: name.into(),
+            id: id.into(),
+            state,
+            cause,
+            mode: "workstation".into(),
+            tap: None,
+            mac: None,
+            ip: None,
+            prefix_len: 0,
+            hostname: None,
+            zone: String::new(),
+            dns: Ipv4Addr::UNSPECIFIED,
+            lease: None,
+            view: None,
+            hosts: Vec::new(),
+            peers: Vec::new(),
+            drops: BTreeMap::new(),
+        }
+    }
+}
+
+impl Engine {
+    /// The engine's part of the status; the shell adds the TAP and the view.
+    pub fn status(&self, now: Now) -> NamespaceStatus {
+        let own = self.hosts.own();
+        let remaining = |lease: &dht::Lease| lease.usable_until.0.saturating_sub(now.owner.0).as_secs();
+        NamespaceStatus {
+            name: self.config.name.clone(),
+            id: dht::sign::NamespaceId(self.config.namespace).to_string(),
+            state: self.state,
+            cause: self.cause(now),
+            mode: "workstation".into(),
+            tap: None,
+            mac: Some(mac_text(self.config.tap_mac)),
+            ip: self.hosts.bound.iter().find(|(_, host)| host.own).map(|(ip, _)| *ip),
+            prefix_len: self.config.range.prefix_len(),
+            hostname: self.names.own.clone(),
+            zone: self.config.zone.clone(),
+            dns: self.config.service,
+            lease: own
+                .map(|host| LeaseStatus { token: host.lease.token.to_string(), remaining_s: remaining(&host.lease) }),
+            view: None,
+            hosts: self
+                .hosts
+                .bound
+                .iter()
+                .map(|(ip, host)| HostStatus {
+                    mac: mac_text(host.mac),
+                    ip: *ip,
+                    hostname: host.name.clone(),
+                    remaining_s: remaining(&host.lease),
+                    token: host.lease.token.to_string(),
+                })
+                .collect(),
+            peers: self.peer_status(now),
+            drops: self.all_drops(),
+        }
+    }
+
+    fn peer_status(&self, now: Now) -> Vec<PeerStatus> {
+        let recent = |at: Option<Instant>| at.is_some_and(|at| now.mono.saturating_duration_since(at) < LISTED);
+        self.peers
+            .known()
+            .filter_map(|peer| Some((peer, self.tunnel.peer(peer)?)))
+            .filter(|(peer, view)| self.peers.is_up(peer) || recent(view.last_session) || view.why_down.is_some())
+            .map(|(peer, view)| {
+                let up = self.peers.is_up(peer);
+                PeerStatus {
+                    peer_id: peer.to_string(),
+                    ip: self.routes.address_of(peer),
+                    hostname: None,
+                    path: if up { "direct" } else { "none" }.into(),
+                    endpoint: view.endpoint.filter(|_| up).map(|addr| addr.to_string()),
+                    rtt_ms: view.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+                    tx_bytes: view.tx_bytes,
+                    rx_bytes: view.rx_bytes,
+                    why: view.why_down.filter(|_| !up).map(str::to_owned),
+                }
+            })
+            .collect()
+    }
+
+    fn all_drops(&self) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        let mut add = |part: &str, reason: &str, count: u64| {
+            *all.entry(format!("{part}.{reason}")).or_default() += count;
+        };
+        self.bridge.drops().iter().for_each(|(reason, count)| add("bridge", reason.as_str(), *count));
+        self.tunnel.drops().iter().for_each(|(reason, count)| add("tunnel", reason.as_str(), *count));
+        self.dhcp.drops().iter().for_each(|(reason, count)| add("dhcp", reason.as_str(), *count));
+        self.dns.drops().iter().for_each(|(reason, count)| add("dns", reason.as_str(), *count));
+        self.drops.iter().for_each(|(reason, count)| add("engine", reason, *count));
+        all
+    }
+
+    /// What the user should know beyond the state's word: who does not answer, since when, and what ends when.
+    fn cause(&self, now: Now) -> Option<String> {
+        let silent = self.quorum.why.as_ref().filter(|_| !self.quorum.reachable).map(|why| {
+            let since = self.quorum.since.map_or(0, |since| now.mono.saturating_duration_since(since).as_secs());
+            let end = self.hosts.own().map(|host| host.lease.usable_until.0.saturating_sub(now.owner.0).as_secs());
+            let end = end.map_or(String::new(), |end| format!("; the address ends in {end} s unless it does"));
+            format!("{why}, for {since} s{end}")
+        });
+        silent.or_else(|| self.hosts.last_error.clone()).or_else(|| self.names.trouble.clone())
+    }
+
+    pub(crate) fn note_state(&mut self, now: Now) {
+        let next = self.current_state();
+        if next == self.state {
+            return;
+        }
+        self.state = next;
+        let cause = self.cause(now).unwrap_or_default();
+        self.emit(Event::StateChanged { state: next, cause });
+    }
+
+    fn current_state(&self) -> State {
+        let reachable = self.quorum.reachable;
+        match (self.config.addressing, self.hosts.own().is_some()) {
+            (Addressing::Own, true) if reachable => State::Bound,
+            (Addressing::Own, true) => State::Renewing,
+            (Addressing::Own, false) if !reachable => State::Partitioned,
+            (Addressing::Own, false) if self.names.own.is_some() => State::Lost,
+            (Addressing::Own, false) => State::Claiming,
+            (Addressing::Clients, _) if reachable => State::Joined,
+            (Addressing::Clients, _) => State::Partitioned,
+        }
+    }
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

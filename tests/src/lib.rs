@@ -1,1 +1,34 @@
-//! Stub.
+//! A laboratory of network namespaces for the program `overlay`, on the real kernel.
+//!
+//! A [`Lab`] is an "internet" (a bridge in a namespace of its own) with machines on it, in the open or behind NAT
+//! routers. A [`Node`] is one such machine: its own network namespace, `resolv.conf` and state directory, on which
+//! `overlay` and whatever else run as [`Process`]es. All of it disappears when the values go out of scope, and what a
+//! killed run left is removed by the next.
+//!
+//! It needs root, `/dev/net/tun` and the tools that `cargo xtask test` installs.
+#![forbid(unsafe_code)]
+
+pub mod dhcp_client;
+mod lab;
+mod node;
+mod process;
+pub mod wait;
+
+pub use lab::{Lab, Nat, Router};
+pub use node::{Node, Ready, overlay_binary};
+pub use process::{Finished, Process};
+
+use std::io::Write;
+
+/// Opens a laboratory, or says aloud that the test is skipped because `OVERLAY_SKIP_KERNEL_TESTS=1` asks for that.
+///
+/// # Errors
+/// The machine cannot run kernel tests (and was not told to skip them), or the namespaces cannot be made.
+pub fn lab(name: &str) -> anyhow::Result<Option<Lab>> {
+    if std::env::var("OVERLAY_SKIP_KERNEL_TESTS").is_ok_and(|value| value == "1") {
+        // Not eprintln: the test harness would swallow it.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {name}: OVERLAY_SKIP_KERNEL_TESTS=1");
+        return Ok(None);
+    }
+    Ok(Some(Lab::new(name)?))
+}

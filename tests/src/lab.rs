@@ -1,0 +1,284 @@
+//! The internet in a namespace, NAT routers, and the removal of all of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::node::Node;
+use crate::process::{Finished, Process};
+use crate::wait;
+
+/// Every namespace of ours is called `ovlab-<pid>-<count>-<name>`.
+const PREFIX: &str = "ovlab";
+/// The gateway and, when asked for, name server of the internet.
+pub(crate) const INTERNET: &str = "203.0.113.1";
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A laboratory: namespaces that end with it. Declare it before its nodes, so that they end first.
+pub struct Lab {
+    prefix: String,
+    dir: PathBuf,
+    ports: u32,
+}
+
+/// What a router does to the packets of those behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nat {
+    /// Endpoint-independent mapping, ports kept, unsolicited packets dropped: the usual home router.
+    Home,
+    /// Another random port for each destination: nothing can be punched through it.
+    Symmetric,
+}
+
+/// A NAT router with a network behind it.
+pub struct Router {
+    namespace: String,
+    number: u32,
+    machines: u32,
+}
+
+impl Lab {
+    /// Makes the internet.
+    ///
+    /// # Errors
+    /// No root, no TUN device, or a tool is missing.
+    pub fn new(name: &str) -> anyhow::Result<Self> {
+        check_privilege()?;
+        remove_leftovers()?;
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("{PREFIX}-{}-{count}", std::process::id());
+        let dir = std::env::temp_dir().join(format!("{prefix}-{name}"));
+        fs::create_dir_all(&dir).with_context(|| format!("Failed to make {}", dir.display()))?;
+        let lab = Self { prefix, dir, ports: 0 };
+        lab.add_namespace("net")?;
+        let net = lab.internet();
+        ip(&["-n", &net, "link", "add", "name", "br0", "type", "bridge"])?;
+        ip(&["-n", &net, "addr", "add", &format!("{INTERNET}/24"), "dev", "br0"])?;
+        ip(&["-n", &net, "link", "set", "br0", "up"])?;
+        Ok(lab)
+    }
+
+    /// A machine with a public address.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn public(&mut self, name: &str) -> anyhow::Result<Node> {
+        let namespace = self.add_namespace(name)?;
+        let address = self.plug(&namespace, "eth0")?;
+        ip(&["-n", &namespace, "route", "add", "default", "via", INTERNET, "dev", "eth0"])?;
+        Node::new(namespace, &self.dir, address)
+    }
+
+    /// A router with a public address.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn router(&mut self, nat: Nat) -> anyhow::Result<Router> {
+        let number = self.ports + 1;
+        let namespace = self.add_namespace(&format!("r{number}"))?;
+        self.plug(&namespace, "wan")?;
+        ip(&["-n", &namespace, "route", "add", "default", "via", INTERNET, "dev", "wan"])?;
+        ip(&["-n", &namespace, "link", "add", "name", "lan", "type", "bridge"])?;
+        ip(&["-n", &namespace, "addr", "add", &format!("192.168.{number}.1/24"), "dev", "lan"])?;
+        ip(&["-n", &namespace, "link", "set", "lan", "up"])?;
+        exec(&namespace, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+        let rules = self.dir.join(format!("nat-{number}.nft"));
+        fs::write(&rules, nat.rules())?;
+        exec(&namespace, &["nft", "-f", path(&rules)?])?;
+        Ok(Router { namespace, number, machines: 0 })
+    }
+
+    /// A machine behind a router.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn behind(&mut self, router: &mut Router, name: &str) -> anyhow::Result<Node> {
+        let namespace = self.add_namespace(name)?;
+        router.machines += 1;
+        let port = format!("p{}", router.machines);
+        let address = format!("192.168.{}.{}", router.number, router.machines + 1);
+        join(&namespace, "eth0", &router.namespace, &port, "lan")?;
+        ip(&["-n", &namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+        ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
+        let gateway = format!("192.168.{}.1", router.number);
+        ip(&["-n", &namespace, "route", "add", "default", "via", &gateway, "dev", "eth0"])?;
+        Node::new(namespace, &self.dir, address)
+    }
+
+    /// The namespace of the internet, for a capture or a server.
+    pub fn internet(&self) -> String {
+        format!("{}-net", self.prefix)
+    }
+
+    /// A directory that ends with the laboratory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Starts something on the internet's own machine (203.0.113.1).
+    ///
+    /// # Errors
+    /// The program is missing.
+    pub fn spawn(&self, command: &[&str]) -> anyhow::Result<Process> {
+        Process::spawn(in_namespace(&self.internet(), command))
+    }
+
+    /// Writes down all that passes the internet, into `file`, until the process ends.
+    ///
+    /// # Errors
+    /// `tcpdump` does not start.
+    pub fn capture(&self, file: &Path) -> anyhow::Result<Process> {
+        let mut capture = self.spawn(&["tcpdump", "-U", "-s", "0", "-i", "br0", "-Z", "root", "-w", path(file)?])?;
+        capture.wait_for_line(Duration::from_secs(10), |line| line.contains("listening on"))?;
+        Ok(capture)
+    }
+
+    fn add_namespace(&self, name: &str) -> anyhow::Result<String> {
+        let namespace = format!("{}-{name}", self.prefix);
+        ip(&["netns", "add", &namespace])?;
+        ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Connects a namespace to the internet and gives it an address there.
+    fn plug(&mut self, namespace: &str, link: &str) -> anyhow::Result<String> {
+        self.ports += 1;
+        let address = format!("203.0.113.{}", 10 + self.ports);
+        join(namespace, link, &self.internet(), &format!("p{}", self.ports), "br0")?;
+        ip(&["-n", namespace, "addr", "add", &format!("{address}/24"), "dev", link])?;
+        ip(&["-n", namespace, "link", "set", link, "up"])?;
+        Ok(address)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for namespace in namespaces().unwrap_or_default() {
+            if namespace.starts_with(&format!("{}-", self.prefix)) {
+                remove(&namespace);
+            }
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Router {
+    /// Runs a command on the router.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn run(&self, command: &[&str]) -> anyhow::Result<String> {
+        exec(&self.namespace, command)
+    }
+}
+
+impl Nat {
+    /// Without the drop on `input`, an early packet from outside makes a conntrack entry and the next mapping of that
+    /// port moves: no home router does that.
+    fn rules(self) -> String {
+        let source = match self {
+            Self::Home => "masquerade",
+            Self::Symmetric => "masquerade fully-random",
+        };
+        format!(
+            "table ip nat {{\nchain post {{\ntype nat hook postrouting priority 100; policy accept;\n\
+             oifname \"wan\" {source}\n}}\n}}\n\
+             table ip filter {{\nchain in {{\ntype filter hook input priority 0; policy accept;\n\
+             iifname \"wan\" ct state new drop\n}}\n\
+             chain through {{\ntype filter hook forward priority 0; policy accept;\n\
+             iifname \"wan\" ct state established,related accept\niifname \"wan\" drop\n}}\n}}\n"
+        )
+    }
+}
+
+/// A command inside a namespace; it ends with the thread that starts it.
+pub(crate) fn in_namespace(namespace: &str, command: &[&str]) -> Command {
+    let mut inside = Command::new("ip");
+    inside.args(["netns", "exec", namespace, "setpriv", "--pdeathsig", "KILL"]).args(command);
+    inside
+}
+
+/// Runs a command inside a namespace for at most a minute.
+pub(crate) fn finish(namespace: &str, command: &[&str]) -> anyhow::Result<Finished> {
+    Process::spawn(in_namespace(namespace, command))?.finish(Duration::from_secs(60))
+}
+
+pub(crate) fn exec(namespace: &str, command: &[&str]) -> anyhow::Result<String> {
+    finish(namespace, command)?.ok().with_context(|| command.join(" "))
+}
+
+pub(crate) fn path(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("a path of the laboratory is text")
+}
+
+fn join(namespace: &str, link: &str, other: &str, port: &str, bridge: &str) -> anyhow::Result<()> {
+    ip(&["link", "add", "name", link, "netns", namespace, "type", "veth", "peer", "name", port, "netns", other])?;
+    ip(&["-n", other, "link", "set", port, "master", bridge])?;
+    ip(&["-n", other, "link", "set", port, "up"])?;
+    Ok(())
+}
+
+fn ip(args: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new("ip").args(args).stdin(Stdio::null()).output().context("Failed to run ip (iproute2)")?;
+    ensure!(output.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn check_privilege() -> anyhow::Result<()> {
+    let cure = "run as root, or set OVERLAY_SKIP_KERNEL_TESTS=1 to leave the kernel tests out";
+    if !rustix::process::geteuid().is_root() {
+        bail!("kernel tests make network namespaces: {cure}");
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        bail!("kernel tests need /dev/net/tun, which is missing here: {cure}");
+    }
+    Ok(())
+}
+
+/// Removes what a run left that was killed before it could tidy up.
+fn remove_leftovers() -> anyhow::Result<()> {
+    for namespace in namespaces()? {
+        if owner(&namespace).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            remove(&namespace);
+        }
+    }
+    for entry in fs::read_dir(std::env::temp_dir())? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if owner(&name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn owner(name: &str) -> Option<u32> {
+    let mut parts = name.split('-');
+    (parts.next() == Some(PREFIX)).then(|| parts.next()?.parse().ok())?
+}
+
+fn namespaces() -> anyhow::Result<Vec<String>> {
+    let output = Command::new("ip").args(["netns", "list"]).output().context("Failed to run ip (iproute2)")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+}
+
+/// Ends what still runs in a namespace of ours, then the namespace and its files under `/etc/netns`.
+fn remove(namespace: &str) {
+    let running = || {
+        let output = Command::new("ip").args(["netns", "pids", namespace]).output();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+    };
+    for pid in running().lines().filter_map(|line| line.trim().parse().ok()).filter_map(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    let _ = wait::until("the last process", Duration::from_secs(5), || running().trim().is_empty().then_some(()));
+    let _ = ip(&["netns", "del", namespace]);
+    let _ = fs::remove_dir_all(Path::new("/etc/netns").join(namespace));
+}

@@ -1,20 +1,23 @@
 //! Founding a namespace: its authority, first configuration, views 0, and the founder's own membership.
 
+use std::fmt;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use rand::CryptoRng;
+use rand::{CryptoRng, SeedableRng};
+use rand_chacha::ChaCha20Rng;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::codec::Wire;
 use crate::config::{Config, SignedConfig, SignedGenesis, valid_name};
-use crate::credential::{AdmissionProof, Credential, DataKey, DataSecret, serial};
+use crate::credential::{AdmissionProof, Credential, DataKey, data_public, serial};
 use crate::event::Write;
-use crate::identity::SecretKey;
+use crate::identity::{PublicKey, SecretKey};
 use crate::invite::{InviteBody, Role, SignedInvite};
 use crate::membership::{DATA_KEY_LIFE_S, store};
 use crate::redeem::Entry;
-use crate::sign::NamespaceId;
+use crate::sign::{self, NamespaceId};
 use crate::view::{Chain, Genesis, MAX_MEMBERS, Member};
 
 /// What the founder decides.
@@ -48,46 +51,62 @@ pub enum CreateError {
 }
 
 /// A namespace that only this machine knows yet.
-#[derive(Debug)]
 pub struct Created {
     /// Its identifier.
     pub ns: NamespaceId,
     /// Signs invites; to be stored in a file of its own before `writes`.
     pub authority: SecretKey,
     /// The founder's key for the data plane; to be stored before `writes`.
-    pub data: DataSecret,
+    pub data: Zeroizing<[u8; 32]>,
     /// The store's first content, to be written in one transaction before any socket is opened.
     pub writes: Vec<Write>,
 }
 
 /// One of several founders.
-#[derive(Debug)]
 pub struct Founder {
     /// Its key for the data plane.
-    pub data: DataSecret,
+    pub data: Zeroizing<[u8; 32]>,
     /// Its store's first content.
     pub writes: Vec<Write>,
 }
 
-/// Founds a namespace with this machine as its only member.
+/// What the configuration says about the recovery key, which itself is kept off every machine.
+pub fn recovery_hash(key: &PublicKey) -> [u8; 32] {
+    sign::hash("recovery", &[&key.0])
+}
+
+/// Founds a namespace with this machine as its only member. `seed` is 32 bytes of the system's randomness.
 pub fn create(
     request: CreateRequest,
     identity: &SecretKey,
-    rng: &mut impl CryptoRng,
+    seed: [u8; 32],
     unix_s: u64,
 ) -> Result<Created, CreateError> {
-    let (ns, authority, mut founders) = found(request, &[identity], rng, unix_s)?;
+    let (ns, authority, mut founders) = found(request, &[identity], seed, unix_s)?;
     let Founder { data, writes } = founders.pop().ok_or(CreateError::Founders)?;
     Ok(Created { ns, authority, data, writes })
+}
+
+impl fmt::Debug for Created {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Created").field("ns", &self.ns).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Founder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Founder").finish_non_exhaustive()
+    }
 }
 
 /// Founds a namespace whose views 0 have several members, in the order of `identities`.
 pub fn found(
     request: CreateRequest,
     identities: &[&SecretKey],
-    rng: &mut impl CryptoRng,
+    seed: [u8; 32],
     unix_s: u64,
 ) -> Result<(NamespaceId, SecretKey, Vec<Founder>), CreateError> {
+    let rng = &mut ChaCha20Rng::from_seed(seed);
     if !valid_name(&request.name) {
         return Err(CreateError::Name);
     }
@@ -144,7 +163,7 @@ struct Draft {
     invite: SignedInvite,
     entry: Entry,
     member: Member,
-    data: DataSecret,
+    data: Zeroizing<[u8; 32]>,
 }
 
 impl Draft {
@@ -174,7 +193,7 @@ impl Draft {
             store_id: random(rng),
             serial: serial(ns, &invite.invite, &body.nonce, 0),
         };
-        Self { invite, entry: Entry::new(ns, &key, identity), member, data: DataSecret::from_bytes(random(rng)) }
+        Self { invite, entry: Entry::new(ns, &key, identity), member, data: Zeroizing::new(random(rng)) }
     }
 
     fn finish(
@@ -186,7 +205,7 @@ impl Draft {
         unix_s: u64,
     ) -> Founder {
         let view = chain.newest(0).expect("a chain has a view of shard 0");
-        let data_key = DataKey { seq: 1, x25519: self.data.public(), until: unix_s.saturating_add(DATA_KEY_LIFE_S) };
+        let data_key = DataKey { seq: 1, x25519: data_public(&self.data), until: unix_s.saturating_add(DATA_KEY_LIFE_S) };
         let proof = AdmissionProof::genesis(&self.invite.invite, view);
         let credential = Credential::new(ns, identity, self.invite, self.entry, proof, data_key);
         let mut writes = store::write_namespace(genesis, &genesis.first, chain);

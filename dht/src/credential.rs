@@ -1,7 +1,6 @@
 //! The credential of a member: everything another member needs to know that it was admitted, and to talk to it.
 
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use crate::ballot::Ballot;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
@@ -231,28 +230,9 @@ impl Wire for AdmissionProof {
     }
 }
 
-/// A node's secret X25519 key in one namespace: neither printed nor copied, erased when dropped.
-pub struct DataSecret(Zeroizing<[u8; 32]>);
-
-impl DataSecret {
-    /// The key with these 32 secret bytes.
-    pub fn from_bytes(secret: [u8; 32]) -> Self {
-        Self(Zeroizing::new(secret))
-    }
-    /// The secret bytes, for the key file and the handshake.
-    pub fn bytes(&self) -> &Zeroizing<[u8; 32]> {
-        &self.0
-    }
-    /// The public half.
-    pub fn public(&self) -> [u8; 32] {
-        x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(*self.0)).to_bytes()
-    }
-}
-
-impl std::fmt::Debug for DataSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DataSecret(…)")
-    }
+/// The public half of a node's X25519 secret.
+pub fn data_public(secret: &[u8; 32]) -> [u8; 32] {
+    x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(*secret)).to_bytes()
 }
 
 /// A node's X25519 key, vouched for by its identity. Peers refuse a lower `seq` than they have seen.

@@ -21,12 +21,12 @@ use zeroize::Zeroizing;
 use crate::clock::Now;
 use crate::codec::Wire;
 use crate::config::{SignedConfig, SignedGenesis, Verdict};
-use crate::credential::{AdmissionProof, Credential, DataKey, DataSecret};
+use crate::credential::{AdmissionProof, Credential, DataKey, data_public};
 use crate::event::{Level, Output, Refusal, Write};
 use crate::hello::{self, Claim, Heads, MAX_HELLO, Request, Response};
 use crate::identity::{PublicKey, SecretKey};
 use crate::message::Message;
-use crate::membership::{DATA_KEY_LIFE_S, store};
+use crate::membership::{DATA_KEY_LIFE_S, Stage, store};
 use crate::namespace::{Image, LoadError};
 use crate::redeem::{self, Entry, RedeemOutcome, RedeemRequest, RefusedHint, SpentProof};
 use crate::sign::NamespaceId;
@@ -95,7 +95,7 @@ pub struct Joiner {
     pinned_config: (u32, u64),
     pinned_views: [u8; 32],
     known_config: Option<SignedConfig>,
-    expected_name: Option<String>,
+    expected_name: String,
     rng: ChaCha20Rng,
     instance: [u8; 8],
     pending: BTreeMap<PeerId, [u8; 16]>,
@@ -113,56 +113,71 @@ impl std::fmt::Debug for Joiner {
 }
 
 impl Joiner {
-    /// Begins, or begins again after a crash, with the token given or the one that [`stage`](crate::membership::stage)
-    /// found in the store.
+    /// Begins with a token for the namespace that the user called `name`; `data` is the X25519 secret.
     pub fn new(
         identity: SecretKey,
-        data: &DataSecret,
+        data: Zeroizing<[u8; 32]>,
+        name: &str,
         token: Token,
         image: &Image,
         seed: [u8; 32],
         now: Now,
-    ) -> Result<Self, JoinError> {
-        let known = store::namespace(image).map_err(JoinError::Store)?;
-        if known.as_ref().is_some_and(|(ns, ..)| *ns != token.ns) {
-            return Err(JoinError::Store(LoadError::OtherKey("namespace")));
-        }
+    ) -> Self {
         let mut rng = ChaCha20Rng::from_seed(seed);
         let mut instance = [0; 8];
         rng.fill_bytes(&mut instance);
         let entry = Entry::new(&token.ns, &token.key(), &identity);
-        let text: Zeroizing<String> = token.to_text();
         let mut joiner = Self {
             ns: token.ns,
             peer_id: identity.peer_id(),
             identity,
-            x25519: data.public(),
+            x25519: data_public(&data),
             request: RedeemRequest { invite: token.invite(), entry },
             pinned_config: token.config,
             pinned_views: token.views,
-            known_config: known.map(|(_, _, config)| config),
-            expected_name: None,
+            known_config: None,
+            expected_name: name.to_owned(),
             rng,
             instance,
             pending: BTreeMap::new(),
             targets: Targets::new(&token.contacts),
             founded: None,
-            phase: Phase::Pause { until: now.mono },
-            output: VecDeque::from([Output::Persist(vec![store::write_token(&text)])]),
+            phase: Phase::Done,
+            output: VecDeque::from([Output::Persist(vec![store::write_token(&token.to_text())])]),
             events: VecDeque::new(),
         };
-        joiner.try_next(now);
-        Ok(joiner)
+        match store::namespace(image) {
+            Ok(Some((ns, ..))) if ns != token.ns => joiner.fail(JoinError::Store(LoadError::OtherKey("namespace"))),
+            Ok(known) => {
+                joiner.known_config = known.map(|(_, _, config)| config);
+                joiner.try_next(now);
+            }
+            Err(error) => joiner.fail(JoinError::Store(error)),
+        }
+        joiner
+    }
+
+    /// Begins again after a crash, with the token that the store still has.
+    pub fn resume(
+        identity: SecretKey,
+        data: Zeroizing<[u8; 32]>,
+        name: &str,
+        image: &Image,
+        seed: [u8; 32],
+        now: Now,
+    ) -> Result<Self, JoinError> {
+        match store::stage(image).map_err(JoinError::Store)? {
+            Stage::Joining(text) => {
+                let token = Token::parse(&text).map_err(|_| JoinError::Store(LoadError::Damaged("invite")))?;
+                Ok(Self::new(identity, data, name, token, image, seed, now))
+            }
+            Stage::Empty | Stage::Joined(_) => Err(JoinError::Store(LoadError::Missing("invite"))),
+        }
     }
 
     /// The namespace of the token.
     pub fn ns(&self) -> NamespaceId {
         self.ns
-    }
-
-    /// Fails unless the founder called the namespace this: what the user typed.
-    pub fn expect_name(&mut self, name: &str) {
-        self.expected_name = Some(name.to_owned());
     }
 
     /// Adds an address of a contact, such as what the DNS name in the token stands for.
@@ -348,8 +363,8 @@ impl Joiner {
         };
         start.genesis.verify(&self.ns).map_err(JoinError::Config)?;
         let name = &start.genesis.first.config().name;
-        if let Some(wanted) = self.expected_name.as_ref().filter(|wanted| *wanted != name) {
-            return Err(JoinError::Name { wanted: wanted.clone(), actual: name.clone() });
+        if *name != self.expected_name {
+            return Err(JoinError::Name { wanted: self.expected_name.clone(), actual: name.clone() });
         }
         if start.genesis.first.judge(&config, &self.ns).map_err(JoinError::Config)? == Verdict::Older {
             return Err(JoinError::Stale);

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha20Rng;
 use crate::clock::Now;
 use crate::codec::Wire;
 use crate::config::{Config, ConfigError, SignedConfig, Verdict};
-use crate::credential::{Credential, CredentialError, DataKey, DataSecret};
+use crate::credential::{Credential, CredentialError, DataKey, data_public};
 use crate::event::{Event, Level, Output, Refusal};
 use crate::hello::{self, Claim, Heads, MAX_HELLO, Request, Response, Start};
 use crate::identity::{PublicKey, SecretKey};
@@ -97,7 +97,7 @@ impl Membership {
     /// Resumes from disk, verifying everything again.
     pub fn load(
         identity: SecretKey,
-        data: &DataSecret,
+        data: &[u8; 32],
         image: &Image,
         seed: [u8; 32],
         now: Now,
@@ -106,7 +106,7 @@ impl Membership {
         if stored.credential.identity() != identity.public() {
             return Err(LoadError::OtherKey("identity"));
         }
-        if stored.credential.data_key.x25519 != data.public() {
+        if stored.credential.data_key.x25519 != data_public(data) {
             return Err(LoadError::OtherKey("data key"));
         }
         let mut rng = ChaCha20Rng::from_seed(seed);

@@ -205,7 +205,8 @@ impl Draft {
         unix_s: u64,
     ) -> Founder {
         let view = chain.newest(0).expect("a chain has a view of shard 0");
-        let data_key = DataKey { seq: 1, x25519: data_public(&self.data), until: unix_s.saturating_add(DATA_KEY_LIFE_S) };
+        let data_key =
+            DataKey { seq: 1, x25519: data_public(&self.data), until: unix_s.saturating_add(DATA_KEY_LIFE_S) };
         let proof = AdmissionProof::genesis(&self.invite.invite, view);
         let credential = Credential::new(ns, identity, self.invite, self.entry, proof, data_key);
         let mut writes = store::write_namespace(genesis, &genesis.first, chain);

@@ -8,6 +8,8 @@
 
 mod error;
 mod targets;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -25,8 +27,8 @@ use crate::credential::{AdmissionProof, Credential, DataKey, data_public};
 use crate::event::{Level, Output, Refusal, Write};
 use crate::hello::{self, Claim, Heads, MAX_HELLO, Request, Response};
 use crate::identity::{PublicKey, SecretKey};
-use crate::message::Message;
 use crate::membership::{DATA_KEY_LIFE_S, Stage, store};
+use crate::message::Message;
 use crate::namespace::{Image, LoadError};
 use crate::redeem::{self, Entry, RedeemOutcome, RedeemRequest, RefusedHint, SpentProof};
 use crate::sign::NamespaceId;

@@ -3,7 +3,11 @@
 //! Everything from a peer is verified before it is stored, and stored before it is used.
 
 mod dates;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub(crate) mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

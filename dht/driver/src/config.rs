@@ -2,13 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use dht::join::Joiner;
 use dht::{Namespace, NamespaceId, Now};
 use ipnet::Ipv4Net;
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
-
-use crate::store::Store;
 
 /// Everything that one namespace's driver has to know.
 pub struct DriverConfig {
@@ -75,6 +73,8 @@ pub enum Loopback {
 pub enum Start {
     /// This node is a member.
     Member(Box<Namespace>),
+    /// This node has a token.
+    Joiner(Box<Joiner>),
 }
 
 /// The three clocks of [`Now`] and the boot they belong to.
@@ -113,20 +113,4 @@ pub enum DriverEvent {
     },
     /// The driver cannot go on, and ends.
     Fatal(String),
-}
-
-/// Runs a namespace until `shutdown` is sent or dropped.
-///
-/// `store` is the one that `start` was loaded from. A joiner becomes a namespace here, without another call.
-#[expect(clippy::unused_async, unused_variables, clippy::too_many_arguments, reason = "the loop follows")]
-pub async fn run(
-    config: DriverConfig,
-    start: Start,
-    store: Store,
-    clocks: impl Clocks,
-    commands: mpsc::Receiver<dht::Command>,
-    events: mpsc::Sender<DriverEvent>,
-    shutdown: oneshot::Receiver<()>,
-) -> anyhow::Result<()> {
-    Ok(())
 }

@@ -12,8 +12,24 @@
 //! address and a key that speak hello.
 #![forbid(unsafe_code)]
 
+mod address;
+mod behaviour;
+mod book;
 mod config;
+mod dial;
+mod dialer;
+mod driver;
+mod frame;
+mod gate;
+mod hello;
+mod hints;
+mod links;
+mod listen;
+mod machine;
+mod message;
+mod network;
 mod store;
 
-pub use config::{Clocks, DriverConfig, DriverEvent, Loopback, Start, run};
+pub use config::{Clocks, DriverConfig, DriverEvent, Loopback, Start};
+pub use driver::run;
 pub use store::{Store, StoreError};

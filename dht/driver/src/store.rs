@@ -175,6 +175,7 @@ fn from_database(path: &Path, error: DatabaseError) -> StoreError {
     from_redb(path, error.into())
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "redb's enum; all the rest is about what the file says")]
 fn from_redb(path: &Path, error: redb::Error) -> StoreError {
     let path = path.to_owned();
     match error {
@@ -187,6 +188,7 @@ fn from_redb(path: &Path, error: redb::Error) -> StoreError {
             StoreError::Damaged { path, detail: "it was cut short".to_owned() }
         }
         redb::Error::Io(source) => StoreError::Io { path, source },
+        redb::Error::PreviousIo => StoreError::Io { path, source: io::Error::other("an earlier write has failed") },
         other => StoreError::Damaged { path, detail: other.to_string() },
     }
 }

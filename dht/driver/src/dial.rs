@@ -1,0 +1,246 @@
+//! Reaching peers: those that the state machine names, those that ought to stand, and somebody when there is nobody.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use dht::Level;
+use futures::FutureExt;
+use libp2p::swarm::ConnectionId;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::{Multiaddr, PeerId};
+
+use crate::address::{multiaddrs_of, split_peer};
+use crate::config::Clocks;
+use crate::dialer::{Attempt, Wish};
+use crate::driver::{Driver, Found};
+use crate::listen::resolve;
+
+/// How often the connections that ought to stand are looked after when nothing happens.
+const CARE: Duration = Duration::from_secs(30);
+/// Pause between attempts at a contact whose name is not known.
+const CONTACT_PAUSE: Duration = Duration::from_secs(5);
+/// Remembered peers tried at once when nobody is connected.
+const MOST_REMEMBERED: usize = 3;
+
+/// A first contact from the configuration.
+pub(crate) struct Contact {
+    address: Multiaddr,
+    peer: Option<PeerId>,
+    next: Option<Instant>,
+    /// Connections being made to it while its name is not known.
+    dialling: Vec<ConnectionId>,
+}
+
+pub(crate) fn contacts_of(peers: &[Multiaddr]) -> Vec<Contact> {
+    let contact = |address: &Multiaddr| {
+        let (address, peer) = split_peer(address.clone());
+        Contact { address, peer, next: None, dialling: Vec::new() }
+    };
+    peers.iter().map(contact).collect()
+}
+
+impl<C: Clocks> Driver<C> {
+    /// Takes up work with a state machine that has just begun.
+    pub(crate) fn begin(&mut self) {
+        for (peer, name, port) in self.machine.names() {
+            let lookup = async move {
+                let found = tokio::net::lookup_host((name.as_str(), port)).await;
+                let addresses = found.map(|found| found.flat_map(multiaddrs_of).take(16).collect());
+                Found { contact: None, peer: Some(peer), addresses: addresses.unwrap_or_default() }
+            };
+            self.lookups.push(lookup.boxed());
+        }
+        self.next_care = self.now().mono;
+    }
+
+    /// The state machine wants a connection.
+    pub(crate) fn dial(&mut self, peer: PeerId, addrs: &[SocketAddr]) {
+        self.dialer.note(peer, addrs.iter().rev().flat_map(|addr| multiaddrs_of(*addr).into_iter().rev()));
+        if self.machine.is_joiner() && self.links.is_open(peer) {
+            // It gave this contact up and comes back to it; a new hello needs a new connection.
+            self.close_all(peer);
+            return;
+        }
+        self.connect(peer, Wish::Asked);
+    }
+
+    /// Tries to reach a peer unless it is being tried or is there already.
+    pub(crate) fn connect(&mut self, peer: PeerId, wish: Wish) {
+        let now = self.now().mono;
+        if peer == *self.swarm.local_peer_id() || self.links.has(peer) || self.dialer.attempt(peer) != Attempt::None {
+            return;
+        }
+        if !self.dialer.may_begin(peer, wish, now) {
+            if wish == Wish::Asked {
+                self.give_up(peer);
+            }
+            return;
+        }
+        self.try_known(peer);
+    }
+
+    fn try_known(&mut self, peer: PeerId) {
+        let addresses = self.dialer.addresses(peer, self.book.addresses(&peer));
+        match self.start_dial(peer, addresses) {
+            Some(connection) => self.dialer.set_attempt(peer, Attempt::Dialling(connection)),
+            None => self.look_up(peer),
+        }
+    }
+
+    fn start_dial(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) -> Option<ConnectionId> {
+        addresses.retain(|address| !self.filter.is_virtual(address));
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Always)
+            .addresses(addresses)
+            .extend_addresses_through_behaviour()
+            .build();
+        let connection = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => Some(connection),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "cannot dial");
+                None
+            }
+        }
+    }
+
+    fn look_up(&mut self, peer: PeerId) {
+        let kad = self.swarm.behaviour_mut().kad.inner();
+        let knows_somebody = kad.kbuckets().next().is_some();
+        if self.machine.is_joiner() || !knows_somebody {
+            self.give_up(peer);
+            return;
+        }
+        let query = kad.get_closest_peers(peer.to_bytes());
+        self.dialer.set_attempt(peer, Attempt::Looking(query));
+    }
+
+    pub(crate) fn handle_looked_up(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) {
+        addresses.retain(|address| self.filter.is_dialable(address));
+        if self.links.has(peer) {
+            self.dialer.set_attempt(peer, Attempt::None);
+        } else if addresses.is_empty() {
+            self.give_up(peer);
+        } else if let Some(connection) = self.start_dial(peer, addresses) {
+            self.dialer.set_attempt(peer, Attempt::DiallingFound(connection));
+        } else {
+            self.give_up(peer);
+        }
+    }
+
+    pub(crate) fn handle_dial_failed(&mut self, connection: ConnectionId) {
+        self.end_contact_attempt(connection);
+        let is_this =
+            |attempt| attempt == Attempt::Dialling(connection) || attempt == Attempt::DiallingFound(connection);
+        let Some(peer) = self.dialer.waiting_for(is_this) else { return };
+        if self.links.has(peer) {
+            // The peer was faster.
+            self.dialer.set_attempt(peer, Attempt::None);
+        } else if self.dialer.attempt(peer) == Attempt::Dialling(connection) {
+            self.look_up(peer);
+        } else {
+            self.give_up(peer);
+        }
+    }
+
+    /// The last connection to a peer ended before its hello was through.
+    pub(crate) fn greeted_in_vain(&mut self, peer: PeerId, address: Multiaddr) {
+        let again = self.dialer.greeted_in_vain(peer, address);
+        let others = !self.dialer.addresses(peer, self.book.addresses(&peer)).is_empty();
+        if again && others && !self.machine.is_joiner() {
+            self.try_known(peer);
+        } else {
+            self.give_up(peer);
+        }
+    }
+
+    fn give_up(&mut self, peer: PeerId) {
+        let now = self.now();
+        let dropped = self.dialer.give_up(peer, now.mono);
+        tracing::debug!(%peer, dropped, "cannot be reached");
+        self.machine.handle_gone(peer, now);
+        self.next_care = self.next_care.min(now.mono + Duration::from_secs(1));
+    }
+
+    /// Sees to the connections that ought to stand: to the voters, and to anybody if there is none.
+    pub(crate) fn take_care(&mut self) {
+        let now = self.now().mono;
+        let (voters, range) = self.machine.view();
+        if let Some(range) = range {
+            self.filter.add_virtual_range(range);
+        }
+        let mut wanted: Vec<PeerId> = voters;
+        if !self.machine.is_joiner() && self.is_lonely() {
+            wanted.extend(self.book.latest().into_iter().take(MOST_REMEMBERED));
+            self.try_contacts(now);
+        }
+        self.next_care = now + CARE;
+        for peer in wanted {
+            self.connect(peer, Wish::Standing);
+            if let Some(next) = self.dialer.next_attempt(peer)
+                && !self.links.has(peer)
+                && peer != *self.swarm.local_peer_id()
+            {
+                self.next_care = self.next_care.min(next);
+            }
+        }
+        if self.is_lonely() && !self.contacts.is_empty() {
+            self.next_care = self.next_care.min(now + CONTACT_PAUSE);
+        }
+        self.choose_standing();
+    }
+
+    fn is_lonely(&self) -> bool {
+        !self.links.open_peers().iter().any(|peer| self.links.level(*peer) == Some(Level::Member))
+    }
+
+    fn try_contacts(&mut self, now: Instant) {
+        for (index, contact) in self.contacts.iter_mut().enumerate() {
+            if contact.next.is_some_and(|next| now < next) || !contact.dialling.is_empty() {
+                continue;
+            }
+            contact.next = Some(now + CONTACT_PAUSE);
+            let (peer, address) = (contact.peer, contact.address.clone());
+            let lookup = async move {
+                let addresses = resolve(address).await.unwrap_or_else(|error| {
+                    tracing::info!("{error:#}");
+                    Vec::new()
+                });
+                Found { contact: Some(index), peer, addresses }
+            };
+            self.lookups.push(lookup.boxed());
+        }
+    }
+
+    /// A contact's name was looked up, or needed no looking up.
+    pub(crate) fn handle_lookup(&mut self, Found { contact, peer, addresses }: Found) {
+        let addresses: Vec<_> = addresses.into_iter().filter(|address| !self.filter.is_virtual(address)).collect();
+        let Some(peer) = peer else {
+            for address in addresses {
+                self.dial_unnamed(contact, address);
+            }
+            return;
+        };
+        self.dialer.note(peer, addresses);
+        if !self.machine.is_joiner() {
+            self.connect(peer, Wish::Standing);
+        }
+    }
+
+    fn dial_unnamed(&mut self, contact: Option<usize>, address: Multiaddr) {
+        let options = DialOpts::unknown_peer_id().address(address).build();
+        let connection = options.connection_id();
+        if self.swarm.dial(options).is_ok()
+            && let Some(contact) = contact.and_then(|index| self.contacts.get_mut(index))
+        {
+            contact.dialling.push(connection);
+        }
+    }
+
+    /// A connection to a contact was made, or could not be.
+    pub(crate) fn end_contact_attempt(&mut self, connection: ConnectionId) {
+        for contact in &mut self.contacts {
+            contact.dialling.retain(|dialling| *dialling != connection);
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Whom this node tries to reach, how long it waits between attempts, and what is to be sent once it got there.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use libp2p::kad::QueryId;
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+/// Peers that something is known or waits for.
+const MOST_TARGETS: usize = 512;
+/// Messages waiting for one connection, and in all.
+const MOST_WAITING: usize = 64;
+const MOST_WAITING_IN_ALL: usize = 1024;
+/// Addresses tried at once.
+const MOST_ADDRESSES: usize = 16;
+/// Connections made in one attempt whose hello came to nothing, say because another namespace listens there.
+const MOST_GREETINGS: u32 = 4;
+/// Between attempts that this node makes by itself.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Between attempts that the state machine asks for; it has its own patience.
+const LEAST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Who wants a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// The state machine, for something at hand.
+    Asked,
+    /// The driver, because the connection ought to stand.
+    Standing,
+}
+
+/// What an attempt is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    None,
+    /// A connection to a known address.
+    Dialling(ConnectionId),
+    /// A Kademlia lookup of the peer.
+    Looking(QueryId),
+    /// A connection to a looked up address, the last resort.
+    DiallingFound(ConnectionId),
+}
+
+#[derive(Debug)]
+struct Target {
+    /// Addresses that the state machine, the configuration or the LAN named.
+    given: Vec<Multiaddr>,
+    /// Those of this attempt where the wrong node listens.
+    wrong: Vec<Multiaddr>,
+    greetings: u32,
+    attempt: Attempt,
+    failures: u32,
+    ended: Option<Instant>,
+    pause: Duration,
+    waiting: VecDeque<Vec<u8>>,
+}
+
+/// All peers that this node tries to reach.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    targets: BTreeMap<PeerId, Target>,
+    rng: ChaCha8Rng,
+    overflowed: u64,
+}
+
+impl Dialer {
+    pub(crate) fn new(rng: ChaCha8Rng) -> Self {
+        Self { targets: BTreeMap::new(), rng, overflowed: 0 }
+    }
+
+    /// Adds addresses to those to try for a peer.
+    pub(crate) fn note(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>) {
+        let target = self.target(peer);
+        for address in addresses {
+            target.given.retain(|known| *known != address);
+            target.given.insert(0, address);
+        }
+        target.given.truncate(MOST_ADDRESSES);
+    }
+
+    /// Whether an attempt may begin: none runs, and the pause after the last is over.
+    pub(crate) fn may_begin(&mut self, peer: PeerId, wish: Wish, now: Instant) -> bool {
+        let target = self.target(peer);
+        let pause = match wish {
+            Wish::Asked => LEAST_PAUSE.min(target.pause),
+            Wish::Standing => target.pause,
+        };
+        target.attempt == Attempt::None && target.ended.is_none_or(|ended| now >= ended + pause)
+    }
+
+    /// When a standing wish for this peer may be tried next, if it only waits for the pause to end.
+    pub(crate) fn next_attempt(&self, peer: PeerId) -> Option<Instant> {
+        let target = self.targets.get(&peer)?;
+        if target.attempt != Attempt::None {
+            return None;
+        }
+        target.ended.map(|ended| ended + target.pause)
+    }
+
+    /// The addresses to try: those given, then those of the book, without those found wrong.
+    pub(crate) fn addresses(&self, peer: PeerId, book: &[Multiaddr]) -> Vec<Multiaddr> {
+        let Some(target) = self.targets.get(&peer) else { return book.to_vec() };
+        let mut addresses: Vec<Multiaddr> = Vec::new();
+        for address in target.given.iter().chain(book) {
+            if !addresses.contains(address) && !target.wrong.contains(address) && addresses.len() < MOST_ADDRESSES {
+                addresses.push(address.clone());
+            }
+        }
+        addresses
+    }
+
+    pub(crate) fn set_attempt(&mut self, peer: PeerId, attempt: Attempt) {
+        self.target(peer).attempt = attempt;
+    }
+
+    pub(crate) fn attempt(&self, peer: PeerId) -> Attempt {
+        self.targets.get(&peer).map_or(Attempt::None, |target| target.attempt)
+    }
+
+    /// The peer whose attempt waits for this.
+    pub(crate) fn waiting_for(&self, attempt: impl Fn(Attempt) -> bool) -> Option<PeerId> {
+        self.targets.iter().find(|(_, target)| attempt(target.attempt)).map(|(peer, _)| *peer)
+    }
+
+    /// A connection was made at this address, and its hello failed. Says whether another try is worth it.
+    pub(crate) fn greeted_in_vain(&mut self, peer: PeerId, address: Multiaddr) -> bool {
+        let target = self.target(peer);
+        target.attempt = Attempt::None;
+        target.wrong.push(address);
+        target.greetings = target.greetings.saturating_add(1);
+        target.greetings < MOST_GREETINGS
+    }
+
+    /// Ends an attempt without success. What waited for it is dropped; says how many messages.
+    pub(crate) fn give_up(&mut self, peer: PeerId, now: Instant) -> usize {
+        // Up to half as much again, so that nodes that lost the same peer do not come back together.
+        let jitter = self.rng.random_range(100..150);
+        let target = self.target(peer);
+        target.attempt = Attempt::None;
+        target.wrong.clear();
+        target.greetings = 0;
+        target.ended = Some(now);
+        let doubled = SHORTEST_PAUSE.saturating_mul(1 << target.failures.min(6));
+        target.pause = doubled.min(LONGEST_PAUSE) * jitter / 100;
+        target.failures = target.failures.saturating_add(1);
+        let dropped = target.waiting.len();
+        target.waiting.clear();
+        dropped
+    }
+
+    /// A connection is open. Gives what waited for it.
+    pub(crate) fn reached(&mut self, peer: PeerId, now: Instant) -> VecDeque<Vec<u8>> {
+        let target = self.target(peer);
+        target.attempt = Attempt::None;
+        target.wrong.clear();
+        target.greetings = 0;
+        target.failures = 0;
+        // Should it close again at once, it is not redialled at once.
+        target.ended = Some(now);
+        target.pause = SHORTEST_PAUSE;
+        std::mem::take(&mut target.waiting)
+    }
+
+    /// Keeps a message until the peer is reached. A full queue drops its oldest.
+    pub(crate) fn wait(&mut self, peer: PeerId, message: Vec<u8>) {
+        let in_all: usize = self.targets.values().map(|target| target.waiting.len()).sum();
+        let target = self.target(peer);
+        target.waiting.push_back(message);
+        if target.waiting.len() > MOST_WAITING || in_all >= MOST_WAITING_IN_ALL {
+            target.waiting.pop_front();
+            self.overflowed = self.overflowed.saturating_add(1);
+            tracing::debug!(%peer, overflowed = self.overflowed, "dropped a message that waited for a connection");
+        }
+    }
+
+    fn target(&mut self, peer: PeerId) -> &mut Target {
+        if !self.targets.contains_key(&peer) && self.targets.len() >= MOST_TARGETS {
+            let idle = |target: &Target| target.attempt == Attempt::None && target.waiting.is_empty();
+            let oldest = self.targets.iter().filter(|(_, target)| idle(target)).min_by_key(|(_, target)| target.ended);
+            if let Some(oldest) = oldest.map(|(peer, _)| *peer) {
+                self.targets.remove(&oldest);
+            }
+        }
+        self.targets.entry(peer).or_insert_with(|| Target {
+            given: Vec::new(),
+            wrong: Vec::new(),
+            greetings: 0,
+            attempt: Attempt::None,
+            failures: 0,
+            ended: None,
+            pause: Duration::ZERO,
+            waiting: VecDeque::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "a test needs one real instant as origin")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    fn dialer() -> (Dialer, PeerId, Instant) {
+        (Dialer::new(ChaCha8Rng::from_seed([1; 32])), PeerId::random(), origin())
+    }
+
+    fn address(n: usize) -> Multiaddr {
+        format!("/ip4/192.0.2.1/tcp/{}", 4000 + n).parse().unwrap()
+    }
+
+    #[test]
+    fn pauses_grow_from_a_second_to_a_minute_and_a_half() {
+        let (mut dialer, peer, now) = dialer();
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            dialer.give_up(peer, now);
+            pauses.push(dialer.next_attempt(peer).unwrap() - now);
+        }
+        assert!(pauses[0] >= Duration::from_secs(1) && pauses[0] < Duration::from_millis(1500), "{pauses:?}");
+        assert!(pauses[3] >= Duration::from_secs(8) && pauses[3] < Duration::from_secs(12), "{pauses:?}");
+        assert!(pauses[9] >= Duration::from_secs(60) && pauses[9] < Duration::from_secs(90), "{pauses:?}");
+    }
+
+    #[test]
+    fn the_state_machine_does_not_wait_for_a_long_pause_to_end() {
+        let (mut dialer, peer, now) = dialer();
+        for _ in 0..10 {
+            dialer.give_up(peer, now);
+        }
+        let soon = now + Duration::from_millis(300);
+        assert!(!dialer.may_begin(peer, Wish::Standing, soon));
+        assert!(dialer.may_begin(peer, Wish::Asked, soon));
+        assert!(!dialer.may_begin(peer, Wish::Asked, now));
+    }
+
+    #[test]
+    fn reaching_a_peer_gives_what_waited_and_forgets_the_failures() {
+        let (mut dialer, peer, now) = dialer();
+        dialer.give_up(peer, now);
+        dialer.give_up(peer, now);
+        dialer.wait(peer, vec![1]);
+        dialer.wait(peer, vec![2]);
+        assert_eq!(dialer.reached(peer, now), [vec![1], vec![2]]);
+        assert_eq!(dialer.next_attempt(peer), Some(now + SHORTEST_PAUSE));
+    }
+
+    #[test]
+    fn giving_up_drops_what_waited() {
+        let (mut dialer, peer, now) = dialer();
+        dialer.wait(peer, vec![1]);
+        assert_eq!(dialer.give_up(peer, now), 1);
+        assert_eq!(dialer.reached(peer, now), VecDeque::<Vec<u8>>::new());
+    }
+
+    #[test]
+    fn a_full_queue_drops_its_oldest() {
+        let (mut dialer, peer, now) = dialer();
+        for n in 0..=64 {
+            dialer.wait(peer, vec![n]);
+        }
+        let waited = dialer.reached(peer, now);
+        assert_eq!((waited.len(), &waited[0]), (MOST_WAITING, &vec![1]));
+    }
+
+    #[test]
+    fn an_address_where_another_namespace_listens_is_not_tried_twice_in_one_attempt() {
+        let (mut dialer, peer, now) = dialer();
+        dialer.note(peer, [address(1), address(2)]);
+        assert_eq!(dialer.addresses(peer, &[address(3), address(1)]), [address(2), address(1), address(3)]);
+        assert!(dialer.greeted_in_vain(peer, address(2)));
+        assert_eq!(dialer.addresses(peer, &[address(3)]), [address(1), address(3)]);
+        dialer.give_up(peer, now);
+        assert_eq!(dialer.addresses(peer, &[address(3)]).len(), 3);
+    }
+
+    #[test]
+    fn an_attempt_ends_after_four_hellos_in_vain() {
+        let (mut dialer, peer, _) = dialer();
+        let worth: Vec<_> = (0..4).map(|n| dialer.greeted_in_vain(peer, address(n))).collect();
+        assert_eq!(worth, [true, true, true, false]);
+    }
+
+    #[test]
+    fn targets_are_bounded_and_those_with_work_stay() {
+        let (mut dialer, busy, now) = dialer();
+        dialer.wait(busy, vec![1]);
+        for _ in 0..2 * MOST_TARGETS {
+            dialer.give_up(PeerId::random(), now);
+        }
+        assert_eq!(dialer.targets.len(), MOST_TARGETS);
+        assert_eq!(dialer.reached(busy, now), [vec![1]]);
+    }
+}

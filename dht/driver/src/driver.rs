@@ -1,0 +1,341 @@
+//! The loop: one thing happens, the state machine is told, its writes reach the disk, the rest of its wishes is done.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use dht::identity::SecretKey;
+use dht::join::JoinerEvent;
+use dht::{Command, Keys, Namespace, Now, Output, Write};
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use libp2p::kad::{self, Record, RecordKey};
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId, Swarm};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::address::AddressFilter;
+use crate::behaviour::{Behaviour, swarm};
+use crate::book::Book;
+use crate::config::{Clocks, DriverConfig, DriverEvent, Start};
+use crate::dial::{Contact, contacts_of};
+use crate::dialer::Dialer;
+use crate::hints::Hints;
+use crate::links::Links;
+use crate::listen::listen;
+use crate::machine::Machine;
+use crate::store::Store;
+
+/// Things that happen before the disk is waited for once.
+const MOST_AT_ONCE: usize = 64;
+/// Events that the node has not taken yet; beyond, nothing new is let in.
+const MOST_UNTOLD: usize = 1024;
+/// The lease clocks are sums of steps that must not be longer than a minute.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// For telling peers that this node goes.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// Runs a namespace until `shutdown` is sent or dropped, or something fatal happens.
+///
+/// `store` is the one that `start` was loaded from. A joiner becomes a namespace here, without another call.
+pub async fn run(
+    config: DriverConfig,
+    start: Start,
+    store: Store,
+    clocks: impl Clocks,
+    mut commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<DriverEvent>,
+    shutdown: oneshot::Receiver<()>,
+) -> anyhow::Result<()> {
+    let mut driver = Driver::new(config, start, store, clocks)?;
+    let mut shutdown = pin!(shutdown);
+    driver.begin();
+    let ending = loop {
+        if let Err(error) = driver.turn().await {
+            driver.untold.push_back(DriverEvent::Fatal(format!("{error:#}")));
+            break Err(error);
+        }
+        if driver.is_over {
+            break Ok(());
+        }
+        let sleep = driver.sleep();
+        let roomy = driver.untold.len() < MOST_UNTOLD;
+        let has_untold = !driver.untold.is_empty();
+        tokio::select! {
+            biased;
+            _ = &mut shutdown => break Ok(()),
+            place = events.reserve(), if has_untold => match place {
+                Ok(place) => if let Some(event) = driver.untold.pop_front() {
+                    place.send(event);
+                },
+                Err(_) => break Ok(()),
+            },
+            command = commands.recv(), if roomy => match command {
+                Some(command) => driver.handle_commands(command, &mut commands),
+                None => break Ok(()),
+            },
+            event = driver.swarm.select_next_some(), if roomy => driver.handle_swarm_events(event),
+            Some(found) = driver.lookups.next(), if !driver.lookups.is_empty() => driver.handle_lookup(found),
+            () = tokio::time::sleep(sleep) => driver.handle_timeout(),
+        }
+    };
+    driver.leave(&events).await;
+    ending
+}
+
+/// A name that was looked up: of which contact, and what it stands for.
+pub(crate) struct Found {
+    /// Which of the configured contacts.
+    pub(crate) contact: Option<usize>,
+    pub(crate) peer: Option<PeerId>,
+    pub(crate) addresses: Vec<Multiaddr>,
+}
+
+/// What is done once everything before it is on disk and done.
+pub(crate) enum After {
+    Ask { peer: PeerId, connection: ConnectionId, request: Vec<u8> },
+    Answer { peer: PeerId, connection: ConnectionId, response: Vec<u8> },
+    Confirm { peer: PeerId, connection: ConnectionId },
+}
+
+pub(crate) struct Driver<C> {
+    pub(crate) config: DriverConfig,
+    pub(crate) clocks: C,
+    pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) machine: Machine,
+    store: Arc<Store>,
+    pub(crate) filter: Arc<AddressFilter>,
+    pub(crate) links: Links,
+    pub(crate) dialer: Dialer,
+    pub(crate) book: Book,
+    pub(crate) hints: Hints,
+    pub(crate) contacts: Vec<Contact>,
+    pub(crate) lookups: FuturesUnordered<BoxFuture<'static, Found>>,
+    /// For the node.
+    pub(crate) untold: VecDeque<DriverEvent>,
+    pub(crate) after: Vec<After>,
+    /// When to look again after the connections that ought to stand.
+    pub(crate) next_care: Instant,
+    rng: ChaCha8Rng,
+    is_over: bool,
+}
+
+impl<C: Clocks> Driver<C> {
+    fn new(config: DriverConfig, start: Start, store: Store, clocks: C) -> anyhow::Result<Self> {
+        let filter = Arc::new(AddressFilter::new(config.loopback, config.filtered.clone()));
+        let mut swarm = swarm(&config, &filter)?;
+        listen(&mut swarm, &config)?;
+        let mut rng = ChaCha8Rng::from_seed(config.seed);
+        let dialer = Dialer::new(ChaCha8Rng::from_seed(rng.random()));
+        let now = clocks.now();
+        Ok(Self {
+            links: Links::new(*swarm.local_peer_id()),
+            book: Book::load(&store.contacts()?),
+            contacts: contacts_of(&config.peers),
+            machine: start.into(),
+            store: Arc::new(store),
+            hints: Hints::default(),
+            lookups: FuturesUnordered::new(),
+            untold: VecDeque::new(),
+            after: Vec::new(),
+            next_care: now.mono,
+            is_over: false,
+            config,
+            clocks,
+            swarm,
+            filter,
+            dialer,
+            rng,
+        })
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        self.clocks.now()
+    }
+
+    pub(crate) fn tell(&mut self, event: DriverEvent) {
+        self.untold.push_back(event);
+    }
+
+    fn handle_commands(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) {
+        let now = self.now();
+        self.machine.handle_command(first, now);
+        for _ in 1..MOST_AT_ONCE {
+            let Ok(command) = commands.try_recv() else { return };
+            self.machine.handle_command(command, now);
+        }
+    }
+
+    fn handle_swarm_events(&mut self, first: crate::network::SwarmEvent) {
+        self.handle_swarm_event(first);
+        for _ in 1..MOST_AT_ONCE {
+            let Some(Some(event)) = self.swarm.next().now_or_never() else { return };
+            self.handle_swarm_event(event);
+        }
+    }
+
+    fn handle_timeout(&mut self) {
+        let now = self.now();
+        if self.machine.poll_timeout().is_some_and(|(at, _)| at <= now.mono) {
+            self.machine.handle_timeout(now);
+        }
+        if self.next_care <= now.mono {
+            self.take_care();
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        let now = self.now().mono;
+        let machine = self.machine.poll_timeout().map_or(LONGEST_SLEEP, |(at, _)| at.saturating_duration_since(now));
+        machine.min(self.next_care.saturating_duration_since(now)).min(LONGEST_SLEEP)
+    }
+
+    /// Takes everything that the state machine wants, writes what is to be written in one transaction, then does the
+    /// rest in its order. Writing more, earlier, is as good as the order asked for: a crash in between loses
+    /// messages, which any network may.
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        loop {
+            let mut writes = Vec::new();
+            let mut wishes = Vec::new();
+            while let Some(output) = self.machine.poll_output() {
+                match output {
+                    Output::Persist(more) => writes.extend(more),
+                    wish @ (Output::Send { .. }
+                    | Output::Admit { .. }
+                    | Output::Refuse { .. }
+                    | Output::Dial { .. }
+                    | Output::Publish { .. }
+                    | Output::Event(_)) => wishes.push(wish),
+                }
+            }
+            let after = std::mem::take(&mut self.after);
+            let joined = self.take_joiner_events(&mut writes);
+            if writes.is_empty() && wishes.is_empty() && after.is_empty() && joined.is_none() {
+                return Ok(());
+            }
+            self.commit(writes).await?;
+            for wish in wishes {
+                self.fulfil(wish);
+            }
+            for after in after {
+                self.finish(after);
+            }
+            if let Some(name) = joined {
+                self.become_member(&name)?;
+            }
+        }
+    }
+
+    async fn commit(&mut self, writes: Vec<Write>) -> anyhow::Result<()> {
+        let contacts = self.book.take_unsaved();
+        if writes.is_empty() && contacts.is_empty() {
+            return Ok(());
+        }
+        let store = self.store.clone();
+        let commit = move || {
+            if !writes.is_empty() {
+                store.commit(&writes)?;
+            }
+            if !contacts.is_empty() {
+                store.commit_contacts(&contacts)?;
+            }
+            Ok::<_, crate::StoreError>(())
+        };
+        // A sync may take long on a busy disk; connections are served meanwhile, by their own tasks.
+        tokio::task::spawn_blocking(commit).await.context("the store's thread died")??;
+        Ok(())
+    }
+
+    fn fulfil(&mut self, wish: Output) {
+        match wish {
+            Output::Persist(_) => {}
+            Output::Send { to, message } => self.send(to, message),
+            Output::Admit { peer, level } => {
+                self.links.admit(peer, level);
+                self.set_doors_of(peer);
+            }
+            Output::Refuse { peer, reason } => {
+                tracing::debug!(%peer, %reason, "refused");
+                self.close_all(peer);
+            }
+            Output::Dial { peer, addrs } => self.dial(peer, &addrs),
+            Output::Publish { key, value } => {
+                let record = Record { key: RecordKey::new(&key), value, publisher: None, expires: None };
+                // A hint: where it ends up, and whether, is not waited for.
+                let _ = self.swarm.behaviour_mut().kad.inner().put_record(record, kad::Quorum::One);
+            }
+            Output::Event(event) => self.tell(DriverEvent::Core(event)),
+        }
+    }
+
+    fn finish(&mut self, after: After) {
+        match after {
+            After::Ask { peer, connection, request } => {
+                self.swarm.behaviour_mut().hello.ask(peer, connection, request);
+            }
+            After::Answer { peer, connection, response } => self.answer(peer, connection, response),
+            After::Confirm { peer, connection } => self.confirm(peer, connection),
+        }
+    }
+
+    /// Says whether the join has succeeded, and under which name; then its writes are among those to commit.
+    fn take_joiner_events(&mut self, writes: &mut Vec<Write>) -> Option<String> {
+        let mut joined = None;
+        while let Some(event) = self.machine.poll_joiner_event() {
+            match event {
+                JoinerEvent::Progress(what) => self.tell(DriverEvent::Joining { what }),
+                JoinerEvent::Joined { name, writes: more, .. } => {
+                    writes.extend(more);
+                    joined = Some(name);
+                }
+                JoinerEvent::Failed(error) => {
+                    self.tell(DriverEvent::JoinFailed(error.to_string()));
+                    self.is_over = true;
+                }
+            }
+        }
+        joined
+    }
+
+    /// The membership is on disk: begins again as a member, with new hellos on new connections.
+    fn become_member(&mut self, name: &str) -> anyhow::Result<()> {
+        let image = self.store.image()?;
+        let keys = Keys {
+            identity: SecretKey::from_seed(&self.config.identity),
+            data: self.config.data.clone(),
+            authority: None,
+        };
+        let namespace = Namespace::load(keys, &image, self.rng.random(), self.now())
+            .map_err(|error| anyhow!("joined {name}, but cannot load it: {error}"))?;
+        self.machine = Machine::Member(Box::new(namespace));
+        for connection in self.links.all() {
+            self.swarm.close_connection(connection);
+        }
+        self.tell(DriverEvent::Joined);
+        self.begin();
+        Ok(())
+    }
+
+    /// Closes all connections and waits a moment for it to be known; tells the node what is left to tell.
+    async fn leave(mut self, events: &mpsc::Sender<DriverEvent>) {
+        for connection in self.links.all() {
+            self.swarm.close_connection(connection);
+        }
+        let _ = tokio::time::timeout(FAREWELL, async {
+            while self.swarm.connected_peers().next().is_some() {
+                self.swarm.next().await;
+            }
+        })
+        .await;
+        for event in self.untold.drain(..) {
+            if events.try_send(event).is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The connections of this node: how far each has come, whom it may speak to over it, and which are kept when idle.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use dht::Level;
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
+
+use crate::gate::Door;
+use crate::hello::Keep;
+
+/// Idle connections that an ordinary node keeps, in all.
+const STANDING: usize = 8;
+/// A replica is where everybody's leases are, so it keeps more.
+const STANDING_OF_A_REPLICA: usize = 64;
+/// Two connections made within this time were made by both sides at once; an older one has died unseen.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// Who made a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MadeBy {
+    Us,
+    Them,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// The hello is on its way.
+    Greeting,
+    /// This node has let the peer in.
+    Checked,
+    /// And the peer has let this node in.
+    Open,
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) peer: PeerId,
+    pub(crate) address: Multiaddr,
+    pub(crate) made_by: MadeBy,
+    pub(crate) since: Instant,
+    pub(crate) stage: Stage,
+    keep: Keep,
+}
+
+/// What it meant that a connection ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) link: Link,
+    /// It was the last one to its peer.
+    pub(crate) last: bool,
+    /// No open one is left, and this one was.
+    pub(crate) disconnected: bool,
+}
+
+/// All connections, and which peers the state machine has admitted.
+#[derive(Debug)]
+pub(crate) struct Links {
+    me: PeerId,
+    links: BTreeMap<ConnectionId, Link>,
+    admitted: BTreeMap<PeerId, Level>,
+}
+
+impl Links {
+    pub(crate) fn new(me: PeerId) -> Self {
+        Self { me, links: BTreeMap::new(), admitted: BTreeMap::new() }
+    }
+
+    pub(crate) fn get(&self, connection: ConnectionId) -> Option<&Link> {
+        self.links.get(&connection)
+    }
+
+    pub(crate) fn of(&self, peer: PeerId) -> impl Iterator<Item = ConnectionId> {
+        self.links.iter().filter(move |(_, link)| link.peer == peer).map(|(id, _)| *id)
+    }
+
+    pub(crate) fn all(&self) -> Vec<ConnectionId> {
+        self.links.keys().copied().collect()
+    }
+
+    pub(crate) fn has(&self, peer: PeerId) -> bool {
+        self.of(peer).next().is_some()
+    }
+
+    pub(crate) fn is_open(&self, peer: PeerId) -> bool {
+        self.links.values().any(|link| link.peer == peer && link.stage == Stage::Open)
+    }
+
+    pub(crate) fn level(&self, peer: PeerId) -> Option<Level> {
+        self.admitted.get(&peer).copied()
+    }
+
+    /// Peers with an open connection.
+    pub(crate) fn open_peers(&self) -> BTreeSet<PeerId> {
+        self.links.values().filter(|link| link.stage == Stage::Open).map(|link| link.peer).collect()
+    }
+
+    pub(crate) fn insert(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        address: Multiaddr,
+        made_by: MadeBy,
+        now: Instant,
+    ) {
+        let keep = Keep::WhileUsed;
+        self.links.insert(connection, Link { peer, address, made_by, since: now, stage: Stage::Greeting, keep });
+    }
+
+    pub(crate) fn remove(&mut self, connection: ConnectionId) -> Option<Ended> {
+        let link = self.links.remove(&connection)?;
+        let last = !self.has(link.peer);
+        if last {
+            self.admitted.remove(&link.peer);
+        }
+        let disconnected = link.stage == Stage::Open && !self.is_open(link.peer);
+        Some(Ended { link, last, disconnected })
+    }
+
+    /// The state machine lets this peer in. Nothing is known of it without a connection.
+    pub(crate) fn admit(&mut self, peer: PeerId, level: Level) {
+        if self.has(peer) {
+            self.admitted.insert(peer, level);
+        }
+    }
+
+    /// Brings a connection forward. Says whether it got there only now.
+    pub(crate) fn advance(&mut self, connection: ConnectionId, stage: Stage) -> bool {
+        match self.links.get_mut(&connection) {
+            Some(link) if link.stage < stage => {
+                link.stage = stage;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// The door of a protocol that is for peers of at least this level.
+    pub(crate) fn door(&self, connection: ConnectionId, least: Level) -> Door {
+        let Some(link) = self.links.get(&connection) else { return Door::default() };
+        let admitted = match (self.level(link.peer), least) {
+            (Some(Level::Member), _) | (Some(Level::Joiner), Level::Joiner) => true,
+            (Some(Level::Joiner), Level::Member) | (None, _) => false,
+        };
+        Door { inbound: admitted && link.stage >= Stage::Checked, outbound: admitted && link.stage == Stage::Open }
+    }
+
+    /// Other connections to the same peer that this one, just opened, replaces.
+    pub(crate) fn replaced_by(&self, connection: ConnectionId) -> Vec<ConnectionId> {
+        let Some(new) = self.links.get(&connection) else { return Vec::new() };
+        let mut others: Vec<_> =
+            self.links.iter().filter(|(id, link)| **id != connection && link.peer == new.peer).collect();
+        others.sort_by_key(|(_, link)| std::cmp::Reverse(link.since));
+        let is_dead = |link: &Link| link.since + AT_ONCE < new.since;
+        others.into_iter().skip_while(|(_, link)| !is_dead(link)).map(|(id, _)| *id).collect()
+    }
+
+    /// Decides anew which connections stay when idle, and tells those that changed: the voters' first, then
+    /// the oldest, up to a limit; of two to one peer, the one that both sides choose.
+    pub(crate) fn choose_standing(&mut self, voters: &[PeerId]) -> Vec<(PeerId, ConnectionId, Keep)> {
+        let limit = if voters.contains(&self.me) { STANDING_OF_A_REPLICA } else { STANDING };
+        let mut candidates: Vec<_> = self.open_peers().into_iter().filter_map(|peer| self.preferred(peer)).collect();
+        candidates.sort_by_key(|(id, link)| (!voters.contains(&link.peer), link.since, *id));
+        let standing: BTreeSet<_> = candidates.into_iter().take(limit).map(|(id, _)| id).collect();
+        let mut changed = Vec::new();
+        for (id, link) in &mut self.links {
+            let keep = if standing.contains(id) { Keep::Standing } else { Keep::WhileUsed };
+            if link.keep != keep {
+                link.keep = keep;
+                changed.push((link.peer, *id, keep));
+            }
+        }
+        changed
+    }
+
+    /// Of several open connections, the newest of those that the smaller of both names has made.
+    fn preferred(&self, peer: PeerId) -> Option<(ConnectionId, &Link)> {
+        let chosen = if self.me < peer { MadeBy::Us } else { MadeBy::Them };
+        self.links
+            .iter()
+            .filter(|(_, link)| link.peer == peer && link.stage == Stage::Open)
+            .max_by_key(|(id, link)| (link.made_by == chosen, link.since, **id))
+            .map(|(id, link)| (*id, link))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: Door = Door { inbound: true, outbound: true };
+    const SHUT: Door = Door { inbound: false, outbound: false };
+
+    #[expect(clippy::disallowed_methods, reason = "a test needs one real instant as origin")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    fn id(n: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(n)
+    }
+
+    fn address() -> Multiaddr {
+        "/ip4/192.0.2.1/tcp/1".parse().unwrap()
+    }
+
+    fn links() -> (Links, PeerId, Instant) {
+        (Links::new(PeerId::random()), PeerId::random(), origin())
+    }
+
+    fn open(links: &mut Links, n: usize, peer: PeerId, made_by: MadeBy, now: Instant) {
+        links.insert(id(n), peer, address(), made_by, now);
+        links.admit(peer, Level::Member);
+        links.advance(id(n), Stage::Open);
+    }
+
+    #[test]
+    fn a_door_opens_inwards_when_checked_and_outwards_when_open() {
+        let (mut links, peer, now) = links();
+        links.insert(id(1), peer, address(), MadeBy::Them, now);
+        links.admit(peer, Level::Member);
+        assert_eq!(links.door(id(1), Level::Joiner), SHUT);
+        links.advance(id(1), Stage::Checked);
+        assert_eq!(links.door(id(1), Level::Member), Door { inbound: true, outbound: false });
+        links.advance(id(1), Stage::Open);
+        assert_eq!(links.door(id(1), Level::Member), BOTH);
+    }
+
+    #[test]
+    fn a_joiner_gets_the_message_door_only() {
+        let (mut links, peer, now) = links();
+        links.insert(id(1), peer, address(), MadeBy::Them, now);
+        links.admit(peer, Level::Joiner);
+        links.advance(id(1), Stage::Open);
+        assert_eq!((links.door(id(1), Level::Joiner), links.door(id(1), Level::Member)), (BOTH, SHUT));
+    }
+
+    #[test]
+    fn each_connection_says_hello_for_itself() {
+        let (mut links, peer, now) = links();
+        open(&mut links, 1, peer, MadeBy::Them, now);
+        links.insert(id(2), peer, address(), MadeBy::Them, now);
+        assert_eq!(links.door(id(2), Level::Joiner), SHUT);
+    }
+
+    #[test]
+    fn admission_ends_with_the_last_connection() {
+        let (mut links, peer, now) = links();
+        open(&mut links, 1, peer, MadeBy::Them, now);
+        open(&mut links, 2, peer, MadeBy::Us, now);
+        let ended = links.remove(id(1)).unwrap();
+        assert_eq!((ended.last, ended.disconnected, links.level(peer)), (false, false, Some(Level::Member)));
+        let ended = links.remove(id(2)).unwrap();
+        assert_eq!((ended.last, ended.disconnected, links.level(peer)), (true, true, None));
+    }
+
+    #[test]
+    fn nobody_is_admitted_without_a_connection() {
+        let (mut links, peer, now) = links();
+        links.admit(peer, Level::Member);
+        links.insert(id(1), peer, address(), MadeBy::Them, now);
+        links.advance(id(1), Stage::Open);
+        assert_eq!(links.door(id(1), Level::Joiner), SHUT);
+    }
+
+    #[test]
+    fn a_connection_that_died_unseen_is_replaced_and_one_made_at_once_is_not() {
+        let (mut links, peer, now) = links();
+        open(&mut links, 1, peer, MadeBy::Them, now);
+        open(&mut links, 2, peer, MadeBy::Us, now + Duration::from_secs(60));
+        open(&mut links, 3, peer, MadeBy::Them, now + Duration::from_secs(61));
+        assert_eq!(links.replaced_by(id(3)), [id(1)]);
+    }
+
+    #[test]
+    fn both_ends_keep_the_same_one_of_two_connections() {
+        let (mut ours, peer, now) = links();
+        let mut theirs = Links::new(peer);
+        open(&mut ours, 1, peer, MadeBy::Us, now);
+        open(&mut ours, 2, peer, MadeBy::Them, now);
+        let me = ours.me;
+        open(&mut theirs, 1, me, MadeBy::Them, now);
+        open(&mut theirs, 2, me, MadeBy::Us, now);
+        let kept = |links: &mut Links| links.choose_standing(&[]).into_iter().map(|(_, id, _)| id).collect::<Vec<_>>();
+        assert_eq!(kept(&mut ours), kept(&mut theirs));
+    }
+
+    #[test]
+    fn eight_connections_stand_and_the_voters_are_among_them() {
+        let (mut links, _, now) = links();
+        let peers: Vec<_> = (0..20).map(|_| PeerId::random()).collect();
+        for (n, peer) in peers.iter().enumerate() {
+            open(&mut links, n, *peer, MadeBy::Them, now + Duration::from_secs(n as u64));
+        }
+        let standing: Vec<_> = links.choose_standing(&[peers[19]]).into_iter().map(|(peer, _, _)| peer).collect();
+        assert_eq!(standing.len(), STANDING);
+        assert!(standing.contains(&peers[19]) && standing.contains(&peers[0]) && !standing.contains(&peers[10]));
+        assert_eq!(links.choose_standing(&[peers[19]]), []);
+    }
+}

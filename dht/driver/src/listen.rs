@@ -1,0 +1,67 @@
+//! Opens the port, and says where it was opened.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, bail};
+use libp2p::core::transport::TransportError;
+use libp2p::{Swarm, multiaddr};
+
+use crate::address::{multiaddrs_of, socket_addr_of};
+use crate::behaviour::Behaviour;
+use crate::config::DriverConfig;
+
+/// Listens on every configured address, by QUIC and TCP. One that the machine does not have is skipped; a port that
+/// somebody else has is an error, since firewalls and contacts name it.
+pub(crate) fn listen(swarm: &mut Swarm<Behaviour>, config: &DriverConfig) -> anyhow::Result<()> {
+    let mut listening = false;
+    for ip in &config.listen {
+        for address in multiaddrs_of(SocketAddr::new(*ip, config.port)) {
+            match swarm.listen_on(address.clone()) {
+                Ok(_) => listening = true,
+                Err(TransportError::Other(error)) if is_in_use(&error) => {
+                    bail!("port {} is in use by another program ({address}); choose another with --port", config.port)
+                }
+                Err(error) => tracing::debug!(%address, %error, "cannot listen here"),
+            }
+        }
+    }
+    if !listening {
+        bail!("cannot listen on any of {:?} at port {}", config.listen, config.port);
+    }
+    for addr in &config.advertise {
+        for address in multiaddrs_of(*addr) {
+            swarm.add_external_address(address);
+        }
+    }
+    Ok(())
+}
+
+/// The addresses that the swarm listens at, each once.
+pub(crate) fn listening(swarm: &Swarm<Behaviour>) -> Vec<SocketAddr> {
+    let mut addrs: Vec<_> = swarm.listeners().filter_map(socket_addr_of).collect();
+    addrs.sort_unstable();
+    addrs.dedup();
+    addrs
+}
+
+/// Looks up the name in front of a contact's address. An address without one stands for itself.
+pub(crate) async fn resolve(address: multiaddr::Multiaddr) -> anyhow::Result<Vec<multiaddr::Multiaddr>> {
+    use multiaddr::Protocol::{Dns, Dns4, Dns6};
+    let mut parts = address.iter();
+    let (name, wanted): (_, fn(&IpAddr) -> bool) = match parts.next() {
+        Some(Dns(name)) => (name, |_| true),
+        Some(Dns4(name)) => (name, IpAddr::is_ipv4),
+        Some(Dns6(name)) => (name, IpAddr::is_ipv6),
+        Some(_) | None => return Ok(vec![address]),
+    };
+    let found = tokio::net::lookup_host((name.as_ref(), 0)).await.with_context(|| format!("cannot look up {name}"))?;
+    let mut ips: Vec<_> = found.map(|addr| addr.ip()).filter(wanted).collect();
+    ips.truncate(8);
+    let rest: multiaddr::Multiaddr = parts.collect();
+    Ok(ips.into_iter().map(|ip| multiaddr::Multiaddr::from(ip).into_iter().chain(rest.iter()).collect()).collect())
+}
+
+fn is_in_use(error: &std::io::Error) -> bool {
+    // QUIC wraps the system's error in one of its own.
+    error.kind() == std::io::ErrorKind::AddrInUse || error.to_string().contains("Address already in use")
+}

@@ -1,0 +1,130 @@
+//! The state machine that the driver runs: a joiner, then a namespace. Both are driven alike.
+
+use std::time::Instant;
+
+use dht::join::{Joiner, JoinerEvent};
+use dht::{Command, Namespace, Now, Output, Refusal};
+use ipnet::Ipv4Net;
+use libp2p::PeerId;
+
+use crate::config::Start;
+
+pub(crate) enum Machine {
+    Member(Box<Namespace>),
+    Joiner(Box<Joiner>),
+}
+
+impl From<Start> for Machine {
+    fn from(start: Start) -> Self {
+        match start {
+            Start::Member(namespace) => Self::Member(namespace),
+            Start::Joiner(joiner) => Self::Joiner(joiner),
+        }
+    }
+}
+
+impl Machine {
+    pub(crate) fn is_joiner(&self) -> bool {
+        match self {
+            Self::Member(_) => false,
+            Self::Joiner(_) => true,
+        }
+    }
+
+    /// A joiner has nothing to be asked for: the node waits until it is told `Joined`.
+    pub(crate) fn handle_command(&mut self, command: Command, now: Now) {
+        match self {
+            Self::Member(namespace) => namespace.handle_command(command, now),
+            Self::Joiner(_) => tracing::debug!("dropped a command that came before the join was over"),
+        }
+    }
+
+    pub(crate) fn hello(&mut self, to: PeerId, now: Now) -> Vec<u8> {
+        match self {
+            Self::Member(namespace) => namespace.hello(to, now),
+            Self::Joiner(joiner) => joiner.hello(to, now),
+        }
+    }
+
+    pub(crate) fn handle_hello(&mut self, from: PeerId, request: &[u8], now: Now) -> Result<Vec<u8>, Refusal> {
+        match self {
+            Self::Member(namespace) => namespace.handle_hello(from, request, now),
+            Self::Joiner(_) => Err(Refusal::NotAdmitted),
+        }
+    }
+
+    pub(crate) fn handle_hello_response(&mut self, from: PeerId, response: &[u8], now: Now) -> Result<(), Refusal> {
+        match self {
+            Self::Member(namespace) => namespace.handle_hello_response(from, response, now),
+            Self::Joiner(joiner) => joiner.handle_hello_response(from, response, now),
+        }
+    }
+
+    pub(crate) fn handle_message(&mut self, from: PeerId, message: &[u8], now: Now) {
+        match self {
+            Self::Member(namespace) => namespace.handle_message(from, message, now),
+            Self::Joiner(joiner) => joiner.handle_message(from, message, now),
+        }
+    }
+
+    pub(crate) fn handle_gone(&mut self, peer: PeerId, now: Now) {
+        match self {
+            Self::Member(namespace) => namespace.handle_gone(peer, now),
+            Self::Joiner(joiner) => joiner.handle_gone(peer, now),
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Now) {
+        match self {
+            Self::Member(namespace) => namespace.handle_timeout(now),
+            Self::Joiner(joiner) => joiner.handle_timeout(now),
+        }
+    }
+
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        match self {
+            Self::Member(namespace) => namespace.poll_output(),
+            Self::Joiner(joiner) => joiner.poll_output(),
+        }
+    }
+
+    pub(crate) fn poll_joiner_event(&mut self) -> Option<JoinerEvent> {
+        match self {
+            Self::Member(_) => None,
+            Self::Joiner(joiner) => joiner.poll_event(),
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        match self {
+            Self::Member(namespace) => namespace.poll_timeout(),
+            Self::Joiner(joiner) => joiner.poll_timeout(),
+        }
+    }
+
+    pub(crate) fn verify_hint(&self, key: &[u8], value: &[u8], held: Option<&[u8]>) -> bool {
+        match self {
+            Self::Member(namespace) => namespace.verify_hint(key, value, held),
+            Self::Joiner(_) => false,
+        }
+    }
+
+    /// Who votes, and which addresses exist only inside the tunnel.
+    pub(crate) fn view(&self) -> (Vec<PeerId>, Option<Ipv4Net>) {
+        match self {
+            Self::Member(namespace) => {
+                let summary = namespace.summary();
+                (summary.members, Some(summary.range))
+            }
+            Self::Joiner(_) => (Vec::new(), None),
+        }
+    }
+
+    /// DNS names among a joiner's contacts.
+    pub(crate) fn names(&self) -> Vec<(PeerId, String, u16)> {
+        match self {
+            Self::Member(_) => Vec::new(),
+            Self::Joiner(joiner) => joiner.dns_contacts().to_vec(),
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,9 @@ const MAX_LIVE: usize = 256;
 /// Claims remembered after they stopped to count, so that a late grant can be given back.
 const MAX_ABANDONED: usize = 256;
 
+/// Grants waiting for the claim after them; more are given back at once.
+const MAX_STRAYS: usize = 256;
+
 /// After this time a claim is taken for lost, and the client's next message makes another one. Clients repeat
 /// themselves after 4, 8, 16 s (RFC 2131 §4.1), so their third try is heard.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -23,6 +27,9 @@ pub(crate) struct Claims {
     /// Ordered by age, as ids are.
     live: BTreeMap<RequestId, (ClientKey, Instant)>,
     abandoned: BTreeMap<RequestId, ClientKey>,
+    /// Late grants to clients that have another claim under way. That one may be granted the same address, so nothing
+    /// is given back before its outcome is known: the release would hit the newer grant.
+    strays: BTreeMap<Ipv4Addr, ClientKey>,
 }
 
 /// Whether an outcome is still waited for.
@@ -59,6 +66,23 @@ impl Claims {
             self.abandoned.pop_first();
         }
         self.abandoned.insert(id, client);
+    }
+
+    /// Keeps a late grant until the client's claim has ended, if there is room.
+    pub(crate) fn keep_stray(&mut self, ip: Ipv4Addr, client: &ClientKey) -> bool {
+        let room = self.strays.len() < MAX_STRAYS;
+        if room {
+            self.strays.insert(ip, client.clone());
+        }
+        room
+    }
+
+    pub(crate) fn forget_stray(&mut self, ip: Ipv4Addr) {
+        self.strays.remove(&ip);
+    }
+
+    pub(crate) fn take_strays(&mut self, client: &ClientKey) -> Vec<Ipv4Addr> {
+        self.strays.extract_if(.., |_, owner| owner == client).map(|(ip, _)| ip).collect()
     }
 
     /// Abandons the oldest claim if it has waited too long, and says which and whose it was.

@@ -38,6 +38,11 @@ impl Server {
         let Some(pending) = self.table.update(&key, |client| client.pending.take()).flatten() else {
             return self.count(DropReason::LateOutcome);
         };
+        let granted = match outcome {
+            Outcome::Granted { ip, .. } => Some(ip),
+            Outcome::Taken | Outcome::Unavailable => None,
+        };
+        self.settle(&key, granted);
         let handled = match outcome {
             Outcome::Granted { ip, remaining } => self.granted(&key, pending, ip, remaining, now),
             Outcome::Taken => self.taken(&key, pending, now),
@@ -48,13 +53,16 @@ impl Server {
         }
     }
 
-    /// A grant that nobody waits for goes back, unless the client has that address or is about to.
+    /// A grant that nobody waits for goes back, unless the client has that address, or may be about to.
     fn decline_late(&mut self, client: ClientKey, outcome: Outcome) {
         let Outcome::Granted { ip, .. } = outcome else {
             return;
         };
-        let pending = self.table.get(&client).and_then(|client| client.pending.as_ref());
-        if self.table.holder(ip).is_none() && pending.is_none_or(|pending| pending.want != Some(ip)) {
+        if self.table.holder(ip).is_some() {
+            return;
+        }
+        let busy = self.table.get(&client).is_some_and(|client| client.pending.is_some());
+        if !(busy && self.claims.keep_stray(ip, &client)) {
             self.events.push_back(Event::Release { client, ip });
         }
     }

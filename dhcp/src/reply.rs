@@ -192,7 +192,7 @@ fn parameter(config: &Config, code: u8, room: usize) -> Option<Vec<u8>> {
 /// As much of the search list (RFC 3397) as there is room for: its first names count most.
 fn search_list(search: &[String], room: usize) -> Option<Vec<u8>> {
     let mut names: Vec<Name> = search.iter().filter_map(|name| Name::from_ascii(name).ok()).collect();
-    names.retain(|name| !name.is_root());
+    names.retain(|name| name.num_labels() > 0);
     while !names.is_empty() {
         let bytes = DhcpOption::DomainSearch(names.clone()).to_vec().ok()?;
         if bytes.len() <= room {

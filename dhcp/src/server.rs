@@ -94,6 +94,7 @@ impl Server {
 
     /// The lease of `ip` was lost or ran out. The client learns it by a NAK to its next REQUEST.
     pub fn handle_lost(&mut self, ip: Ipv4Addr, _now: Instant) {
+        self.claims.forget_stray(ip);
         let Some(key) = self.table.holder(ip).cloned() else {
             return;
         };
@@ -112,6 +113,7 @@ impl Server {
         while let Some((id, key)) = self.claims.pop_timed_out(now) {
             self.count(DropReason::ClaimTimedOut);
             self.table.update(&key, |client| client.pending.take_if(|pending| pending.id == id));
+            self.settle(&key, None);
         }
     }
 
@@ -357,6 +359,17 @@ impl Server {
     fn abandon(&mut self, key: &ClientKey) {
         if let Some(pending) = self.table.update(key, |client| client.pending.take()).flatten() {
             self.claims.abandon(pending.id);
+            self.settle(key, None);
+        }
+    }
+
+    /// The client's claim has ended, with or without a grant: its late grants of other addresses go back.
+    pub(crate) fn settle(&mut self, key: &ClientKey, granted: Option<Ipv4Addr>) {
+        let held = self.table.lease(key).map(|lease| lease.ip);
+        for ip in self.claims.take_strays(key) {
+            if granted != Some(ip) && held != Some(ip) {
+                self.events.push_back(Event::Release { client: key.clone(), ip });
+            }
         }
     }
 

@@ -1,1 +1,12 @@
-//! Tests of the whole server.
+//! Tests of the whole server, through its public interface.
+
+mod bounds;
+mod bytes;
+mod corpus;
+mod exchange;
+mod faults;
+mod lab;
+mod options;
+mod properties;
+mod release;
+mod request;

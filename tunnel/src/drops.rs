@@ -69,6 +69,8 @@ reasons! {
     UnknownKind = "unknown-kind",
     /// An authentic control message of the tunnel's own subtypes that is not laid out as it must be.
     MalformedControl = "malformed-control",
+    /// A control message of a later version.
+    UnknownControl = "unknown-control",
     /// A fragment that is not laid out as it must be.
     MalformedFragment = "malformed-fragment",
     /// A payload of which not all fragments arrived within one second.

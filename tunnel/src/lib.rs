@@ -30,12 +30,35 @@
 //! and heard nothing for 15 s: a new handshake. A peer that restarted is found that way.
 #![forbid(unsafe_code)]
 
+mod answer;
+mod attempt;
+mod candidates;
 mod config;
+mod control;
+mod cookie;
+mod core;
 mod drops;
 mod event;
+mod fragment;
+#[doc(hidden)]
+pub mod fuzz;
+mod inbound;
+mod index;
 mod limits;
+mod load;
+mod mac;
+mod noise;
+mod number;
+mod outbound;
+mod path;
+mod payload;
+mod peer;
+mod queue;
 mod replay;
 mod session;
+#[cfg(test)]
+mod tests;
+mod timers;
 mod tunnel;
 mod wire;
 

@@ -1,138 +1,302 @@
-//! The state machine of one namespace on one node.
+//! The state machine of one namespace on one node: sorts inputs to peers, keeps their deadlines in one table.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use libp2p_identity::PeerId;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
 
-use crate::config::{Candidate, Config, PeerKeys};
-use crate::drops::{DropReason, Drops};
+use crate::answer::find_initiator;
+use crate::config::{Candidate, Config, PeerKeys, identity_bytes};
+use crate::control::CALLERS;
+use crate::cookie::CookieSecret;
+use crate::core::Core;
+use crate::drops::DropReason;
 use crate::event::{Event, Kind, PeerView, SessionView, Transmit};
+use crate::limits::{MAX_PAYLOAD, PEERS};
+use crate::mac::MacKeys;
+use crate::peer::Peer;
+use crate::wire::{Message, NoMessage, parse};
 
 /// The encrypted plane of one namespace. See the crate's documentation for the loop around it.
 pub struct Tunnel {
-    _config: Config,
-    drops: Drops,
-    transmits: VecDeque<Transmit>,
-    events: VecDeque<Event>,
+    core: Core,
+    peers: BTreeMap<PeerId, Peer>,
+    /// Usually one peer per data key; see [`find_initiator`].
+    by_key: BTreeMap<[u8; 32], Vec<PeerId>>,
+    deadlines: BTreeSet<(Instant, PeerId)>,
 }
 
 impl Tunnel {
-    /// A tunnel without peers. Handshake numbers below `hs_floor` may have been used by earlier processes; the
-    /// first event asks to reserve a block above.
+    /// A tunnel without peers. Handshake numbers below `hs_floor` may have been used by earlier processes: it is the
+    /// greater of what was reserved on disk and of the wall clock in milliseconds times 2^16. The first event asks
+    /// to reserve a block above.
+    ///
+    /// # Panics
+    /// If `config.identity` is not an inlined Ed25519 key.
     pub fn new(config: Config, hs_floor: u64, seed: [u8; 32], now: Instant) -> Self {
-        let _ = (hs_floor, seed, now);
-        Self { _config: config, drops: Drops::default(), transmits: VecDeque::new(), events: VecDeque::new() }
+        Self {
+            core: Core::new(config, hs_floor, seed, now),
+            peers: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+        }
     }
 
-    /// Admits a member, or replaces what is known about it.
+    /// Admits a member, or replaces what is known about it. Sessions live on until their end; handshakes under the
+    /// old key are refused from here on.
     pub fn set_peer(&mut self, peer: PeerId, keys: PeerKeys, now: Instant) {
-        let _ = (peer, keys, now);
+        let macs = MacKeys::new(&self.core.config.namespace, &keys.x25519);
+        self.with_entry(peer, now, |peer, core| {
+            let old = peer.keys.replace((keys, macs)).map(|(old, _)| old);
+            if old.is_some_and(|old| old != keys) {
+                peer.cancel_attempt(core, now);
+                peer.close_next(core, now);
+                peer.cookie = None;
+            }
+            if !peer.queue.is_empty() && peer.sealing().is_none() {
+                peer.begin(core, now);
+            }
+        });
+        self.forget_key(&peer);
+        if self.peers.contains_key(&peer) {
+            self.by_key.entry(keys.x25519).or_default().push(peer);
+        }
     }
 
     /// Forgets a member; its sessions are erased at once.
     pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
-        let _ = (peer, now);
+        self.forget_key(&peer);
+        if let Some(mut gone) = self.peers.remove(&peer) {
+            gone.queue.clear(DropReason::PeerRemoved, &mut self.core.drops);
+            gone.erase(&mut self.core, "removed", now);
+            if let Some((at, _)) = gone.deadline {
+                self.deadlines.remove(&(at, peer));
+            }
+        }
     }
 
-    /// Says where a peer may be found.
+    /// Says where a peer may be found. A handshake under way goes there at once.
     pub fn set_candidates(&mut self, peer: PeerId, candidates: Vec<Candidate>, now: Instant) {
-        let _ = (peer, candidates, now);
+        self.with_entry(peer, now, |peer, core| {
+            let refused = peer.candidates.replace(candidates, now);
+            (0..refused).for_each(|_| core.drop(DropReason::BadCandidate));
+            peer.restart_attempt(core, now);
+        });
     }
 
     /// Sends a payload, in fragments if it is too big for one datagram. Waits for a session, and asks for one,
     /// where none is up.
     pub fn send(&mut self, peer: PeerId, kind: Kind, payload: &[u8], now: Instant) {
-        let _ = (peer, kind, payload, now);
+        let of_the_tunnel = kind == Kind::Control && payload.first().is_none_or(|subtype| *subtype < CALLERS);
+        if payload.is_empty() || payload.len() > MAX_PAYLOAD || of_the_tunnel || kind == Kind::Fragment {
+            self.core.drop(DropReason::PayloadSize);
+            return;
+        }
+        self.with_entry(peer, now, |peer, core| peer.send(core, kind, payload, now));
     }
 
-    /// Asks the peer for an echo, which refreshes [`PeerView::rtt`].
+    /// Asks the peer for an echo, which refreshes [`PeerView::rtt`]. Does nothing without a session.
     pub fn ping(&mut self, peer: PeerId, now: Instant) {
-        let _ = (peer, now);
+        self.with_peer(peer, |peer, core| {
+            if peer.sealing().is_some() && !peer.path.is_asking() {
+                peer.path.begin_echo(core.token(), now);
+                peer.send_echo(core, now);
+            }
+        });
     }
 
     /// Erases all sessions, handshakes and waiting payloads: on suspend, on a jump of the clock, on leaving.
     pub fn erase_all(&mut self, now: Instant) {
-        let _ = now;
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.with_peer(peer, |peer, core| {
+                peer.queue.clear(DropReason::SessionClosed, &mut core.drops);
+                peer.erase(core, "keys erased", now);
+            });
+        }
+        self.core.cookies = CookieSecret::default();
     }
 
-    /// Replaces the randomness. To be called after a resume: a copied memory would draw the same keys again.
+    /// Replaces the randomness. To be called after a resume together with [`Self::erase_all`]: a copied memory
+    /// would draw the same keys again.
     pub fn reseed(&mut self, seed: [u8; 32]) {
-        let _ = seed;
+        self.core.rng = ChaCha20Rng::from_seed(seed);
     }
 
-    /// Numbers below `upto` are reserved on disk.
-    pub fn handshakes_reserved(&mut self, upto: u64, now: Instant) {
-        let _ = (upto, now);
+    /// Numbers below `upto` are reserved on disk. What waited for them is due at once.
+    pub fn handshakes_reserved(&mut self, upto: u64) {
+        self.core.numbers.handle_reserved(upto);
+        self.core.reserve();
+        for peer in std::mem::take(&mut self.core.blocked) {
+            self.schedule(peer);
+        }
     }
 
     /// Heads to show in handshakes from here on.
     pub fn set_heads(&mut self, heads: [u8; 8]) {
-        let _ = heads;
+        self.core.config.heads = heads;
     }
 
     /// Whether this is an Init for our key in our namespace.
     pub fn owns(&self, datagram: &[u8]) -> bool {
-        let _ = datagram;
-        false
+        parse(datagram) == Ok(Message::Init) && self.core.macs.check(datagram)
     }
 
-    /// A datagram of the underlay.
+    /// A datagram of the underlay. `wall_ms` is the wall clock, in which handshake numbers are reserved.
     pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], wall_ms: u64, now: Instant) {
-        let _ = (from, datagram, wall_ms, now);
-        self.drops.count(DropReason::Malformed);
+        self.core.numbers.saw_wall(wall_ms);
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        match parse(datagram) {
+            Ok(Message::Init) => self.handle_init(from, datagram, now),
+            Ok(Message::Resp { receiver }) => {
+                self.with_owner(receiver, |peer, core| peer.handle_resp(core, from, receiver, datagram, now));
+            }
+            Ok(Message::Cookie { receiver }) => {
+                self.with_owner(receiver, |peer, core| peer.handle_cookie(core, from, datagram, now));
+            }
+            Ok(Message::Data { receiver }) => {
+                self.with_owner(receiver, |peer, core| peer.handle_data(core, from, receiver, datagram, now));
+            }
+            Err(NoMessage::Malformed) => self.core.drop(DropReason::Malformed),
+            Err(NoMessage::WrongMajor) => self.core.drop(DropReason::WrongMajor),
+            Err(NoMessage::UnknownKind) => self.core.drop(DropReason::UnknownKind),
+        }
     }
 
     /// The fast path opened an authentic datagram that was the newest of its session and came from another
     /// endpoint than the snapshot says.
     pub fn handle_roamed(&mut self, index: u32, from: SocketAddr, counter: u64, now: Instant) {
-        let _ = (index, from, counter, now);
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        if let Some(peer) = self.core.indices.owner(index) {
+            self.with_peer(peer, |peer, core| peer.handle_roamed(core, index, from, counter, now));
+        }
     }
 
     /// The kernel says that outer packets to `to` must not be larger than `outer_mtu`.
     pub fn handle_too_big(&mut self, to: SocketAddr, outer_mtu: u16, now: Instant) {
-        let _ = (to, outer_mtu, now);
+        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let there = self.peers.values().filter(|peer| peer.path.endpoint == Some(to)).map(|peer| peer.id);
+        for peer in there.collect::<Vec<_>>() {
+            self.with_peer(peer, |peer, core| {
+                peer.path.learn_mtu(outer_mtu, now);
+                peer.resize(core);
+            });
+        }
     }
 
     /// The caller's queue of handshakes is filling: ask for cookies during the next second.
     pub fn handle_pressure(&mut self, now: Instant) {
-        let _ = now;
+        self.core.load.press(now);
     }
 
     /// Time has passed. Late, early and repeated calls are harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        let due: Vec<PeerId> = self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, peer)| *peer).collect();
+        for peer in due {
+            self.with_peer(peer, |peer, core| peer.handle_timeout(core, now));
+            let useless = self.peers.get(&peer).is_some_and(Peer::is_useless);
+            if useless {
+                self.peers.remove(&peer);
+            }
+        }
     }
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        self.core.transmits.pop_front()
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.core.poll_event()
     }
 
     /// When to call [`Self::handle_timeout`], and what for.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        None
+        let (_, peer) = self.deadlines.first()?;
+        self.peers.get(peer)?.deadline
     }
 
     /// The confirmed sessions, for the snapshot of the fast path.
     pub fn sessions(&self) -> Vec<SessionView> {
-        Vec::new()
+        self.peers.values().flat_map(Peer::views).collect()
     }
 
     /// What is known about a peer.
     pub fn peer(&self, peer: &PeerId) -> Option<PeerView> {
-        let _ = peer;
-        None
+        self.peers.get(peer).map(Peer::view)
     }
 
     /// What was dropped here. Drops of the fast path are counted there.
     pub fn drops(&self) -> &BTreeMap<DropReason, u64> {
-        self.drops.as_map()
+        self.core.drops.as_map()
+    }
+
+    fn handle_init(&mut self, from: SocketAddr, init: &[u8], now: Instant) {
+        let id = self.core.read_init(from, init, now).and_then(|initiation| {
+            let peer = find_initiator(&initiation, &self.by_key, &mut self.peers)?;
+            peer.handle_init(&mut self.core, from, initiation, now);
+            Ok(peer.id)
+        });
+        match id {
+            Ok(id) => self.schedule(id),
+            Err(reason) => self.core.drop(reason),
+        }
+    }
+
+    /// Acts on the peer that has this receiver index.
+    fn with_owner(&mut self, index: u32, act: impl FnOnce(&mut Peer, &mut Core)) {
+        match self.core.indices.owner(index) {
+            Some(peer) => self.with_peer(peer, act),
+            None => self.core.drop(DropReason::UnknownIndex),
+        }
+    }
+
+    /// Acts on a peer and puts its next deadline into the table.
+    fn with_peer(&mut self, peer: PeerId, act: impl FnOnce(&mut Peer, &mut Core)) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            act(peer, &mut self.core);
+        }
+        self.schedule(peer);
+    }
+
+    /// As [`Self::with_peer`], of which the first word may come from the caller.
+    fn with_entry(&mut self, peer: PeerId, now: Instant, act: impl FnOnce(&mut Peer, &mut Core)) {
+        let identity = identity_bytes(&peer).filter(|identity| *identity != self.core.identity);
+        let Some(identity) = identity else {
+            self.core.drop(DropReason::BadPeer);
+            return;
+        };
+        let full = self.peers.len() >= PEERS;
+        match self.peers.entry(peer) {
+            Entry::Vacant(_) if full => self.core.drop(DropReason::TooManyPeers),
+            Entry::Vacant(entry) => act(entry.insert(Peer::new(peer, identity, now)), &mut self.core),
+            Entry::Occupied(mut entry) => act(entry.get_mut(), &mut self.core),
+        }
+        self.schedule(peer);
+    }
+
+    fn schedule(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let deadline = peer.next_deadline(&self.core);
+        if let Some((at, _)) = std::mem::replace(&mut peer.deadline, deadline) {
+            self.deadlines.remove(&(at, id));
+        }
+        if let Some((at, _)) = deadline {
+            self.deadlines.insert((at, id));
+        }
+    }
+
+    fn forget_key(&mut self, peer: &PeerId) {
+        self.by_key.retain(|_, peers| {
+            peers.retain(|known| known != peer);
+            !peers.is_empty()
+        });
     }
 }

@@ -1,0 +1,108 @@
+//! What all peers of a tunnel share: our keys, randomness, indices, and the outputs.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use libp2p_identity::PeerId;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use zeroize::Zeroizing;
+
+use crate::config::{Config, identity_bytes};
+use crate::cookie::CookieSecret;
+use crate::drops::{DropReason, Drops};
+use crate::event::{Event, Transmit};
+use crate::index::Indices;
+use crate::load::Load;
+use crate::mac::MacKeys;
+use crate::noise;
+use crate::number::Numbers;
+
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    /// Our identity as raw bytes.
+    pub(crate) identity: [u8; 32],
+    /// Our X25519 key.
+    pub(crate) public: [u8; 32],
+    /// For messages to us.
+    pub(crate) macs: MacKeys,
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) indices: Indices,
+    pub(crate) numbers: Numbers,
+    pub(crate) load: Load,
+    pub(crate) cookies: CookieSecret,
+    pub(crate) drops: Drops,
+    pub(crate) transmits: VecDeque<Transmit>,
+    pub(crate) events: VecDeque<Event>,
+    /// Peers whose Init waits for numbers to be reserved.
+    pub(crate) blocked: BTreeSet<PeerId>,
+    /// Whether [`Event::SessionsChanged`] stands in the queue.
+    changed: bool,
+}
+
+impl Core {
+    pub(crate) fn new(config: Config, floor: u64, seed: [u8; 32], now: Instant) -> Self {
+        let public = noise::public_key(&config.secret);
+        let mut core = Self {
+            identity: identity_bytes(&config.identity).expect("our own identity is an inlined Ed25519 key"),
+            public,
+            macs: MacKeys::new(&config.namespace, &public),
+            rng: ChaCha20Rng::from_seed(seed),
+            indices: Indices::new(config.slot),
+            numbers: Numbers::new(floor),
+            load: Load::new(now),
+            cookies: CookieSecret::default(),
+            drops: Drops::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            blocked: BTreeSet::new(),
+            changed: false,
+            config,
+        };
+        core.reserve();
+        core
+    }
+
+    pub(crate) fn drop(&mut self, reason: DropReason) {
+        self.drops.count(reason);
+    }
+
+    pub(crate) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+        self.transmits.push_back(Transmit { to, datagram });
+    }
+
+    /// The set of sessions differs from what the caller saw last. Said once until it looks.
+    pub(crate) fn sessions_changed(&mut self) {
+        if !self.changed {
+            self.changed = true;
+            self.events.push_back(Event::SessionsChanged);
+        }
+    }
+
+    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front();
+        if event == Some(Event::SessionsChanged) {
+            self.changed = false;
+        }
+        event
+    }
+
+    /// Asks for handshake numbers while there are still some.
+    pub(crate) fn reserve(&mut self) {
+        if let Some(upto) = self.numbers.wants() {
+            self.events.push_back(Event::ReserveHandshakes { upto });
+        }
+    }
+
+    /// Randomness for one handshake.
+    pub(crate) fn seed(&mut self) -> Zeroizing<[u8; 32]> {
+        let mut seed = Zeroizing::new([0; 32]);
+        self.rng.fill_bytes(seed.as_mut_slice());
+        seed
+    }
+
+    pub(crate) fn token(&mut self) -> [u8; 8] {
+        self.rng.next_u64().to_be_bytes()
+    }
+}

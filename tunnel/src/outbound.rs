@@ -1,0 +1,116 @@
+//! The way of a payload out over the slow path: 1 a session, or the queue; 2 the budget of an unproven endpoint;
+//! 3 whole or in fragments; 4 seal.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::control::{CALLERS, Control};
+use crate::core::Core;
+use crate::drops::DropReason;
+use crate::event::Kind;
+use crate::fragment::{FRAGMENT_HEADER, cut};
+use crate::peer::Peer;
+use crate::wire::{HEADER, TAG};
+
+/// Why a payload was not sent.
+enum Unsent {
+    /// None can seal it.
+    NoSession,
+    /// The endpoint has to prove itself first.
+    Unproven,
+    /// It never can be.
+    Dropped(DropReason),
+}
+
+impl Peer {
+    pub(crate) fn send(&mut self, core: &mut Core, kind: Kind, payload: &[u8], now: Instant) {
+        match self.transmit(core, kind, payload) {
+            Ok(()) => {}
+            Err(Unsent::NoSession) => {
+                self.queue.push(kind, payload, &mut core.drops, now);
+                self.begin(core, now);
+            }
+            Err(Unsent::Unproven) => self.queue.push(kind, payload, &mut core.drops, now),
+            Err(Unsent::Dropped(reason)) => core.drop(reason),
+        }
+    }
+
+    /// Sends what has waited, as far as possible.
+    pub(crate) fn flush(&mut self, core: &mut Core, now: Instant) {
+        self.queue.expire(&mut core.drops, now);
+        while let Some(waiting) = self.queue.pop_for_sending() {
+            match self.transmit(core, waiting.kind, &waiting.payload) {
+                Ok(()) => {}
+                Err(Unsent::NoSession | Unsent::Unproven) => {
+                    self.queue.put_back(waiting);
+                    return;
+                }
+                Err(Unsent::Dropped(reason)) => core.drop(reason),
+            }
+        }
+    }
+
+    /// Sends one of the tunnel's own messages, to the endpoint or elsewhere. They are repeated where they matter, so
+    /// one that cannot be sent is let go.
+    pub(crate) fn send_control(&mut self, core: &mut Core, to: Option<SocketAddr>, message: &Control) {
+        let payload = message.emit();
+        let elsewhere = to.is_some() && to != self.path.endpoint;
+        let (Some(session), Some(to)) =
+            (self.sealing().map(|generation| Arc::clone(&generation.session)), to.or(self.path.endpoint))
+        else {
+            return;
+        };
+        let len = (HEADER + payload.len() + TAG) as u64;
+        // What goes elsewhere answers a datagram from there that was at least a third as long.
+        if !elsewhere && !self.path.take_budget(len, self.received_bytes()) {
+            core.drop(DropReason::PathUnproven);
+            return;
+        }
+        let mut datagram = Vec::new();
+        if session.seal_as(Kind::Control, false, &[], &payload, &mut datagram).is_ok() {
+            core.transmit(to, datagram);
+        }
+    }
+
+    /// Sends the echo request that is due.
+    pub(crate) fn send_echo(&mut self, core: &mut Core, now: Instant) {
+        let token = core.token();
+        if let Some((to, token)) = self.path.take_echo(token, now) {
+            self.send_control(core, Some(to), &Control::EchoRequest { token });
+        }
+    }
+
+    fn transmit(&mut self, core: &mut Core, kind: Kind, payload: &[u8]) -> Result<(), Unsent> {
+        let session = self.sealing().map(|generation| Arc::clone(&generation.session)).ok_or(Unsent::NoSession)?;
+        let to = self.path.endpoint.ok_or(Unsent::NoSession)?;
+        let expects = kind != Kind::Control || payload.first().is_some_and(|subtype| *subtype >= CALLERS);
+        let max = session.max_payload();
+        let mut datagrams = Vec::new();
+        if payload.len() <= max {
+            let budget = (HEADER + payload.len() + TAG) as u64;
+            self.take_budget(budget)?;
+            let mut datagram = Vec::new();
+            session.seal_as(kind, expects, &[], payload, &mut datagram).map_err(|_| Unsent::NoSession)?;
+            datagrams.push(datagram);
+        } else {
+            let id = self.next_fragment;
+            let parts = cut(id, kind, payload, max).ok_or(Unsent::Dropped(DropReason::PayloadSize))?;
+            let count = payload.len().div_ceil(max - FRAGMENT_HEADER);
+            self.take_budget((payload.len() + count * (HEADER + FRAGMENT_HEADER + TAG)) as u64)?;
+            self.next_fragment = self.next_fragment.wrapping_add(1);
+            for (header, part) in parts {
+                let mut datagram = Vec::new();
+                session.seal(Kind::Fragment, &header.emit(), part, &mut datagram).map_err(|_| Unsent::NoSession)?;
+                datagrams.push(datagram);
+            }
+        }
+        datagrams.into_iter().for_each(|datagram| core.transmit(to, datagram));
+        Ok(())
+    }
+
+    fn take_budget(&mut self, len: u64) -> Result<(), Unsent> {
+        let received = self.received_bytes();
+        if self.path.take_budget(len, received) { Ok(()) } else { Err(Unsent::Unproven) }
+    }
+}

@@ -1,0 +1,11 @@
+//! Two and more parties in virtual time.
+
+use std::time::Instant;
+
+/// One real instant that virtual time counts from.
+#[expect(clippy::disallowed_methods, reason = "a test needs one real instant as origin")]
+pub(crate) fn origin() -> Instant {
+    use std::sync::OnceLock;
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    *ORIGIN.get_or_init(Instant::now)
+}

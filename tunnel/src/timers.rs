@@ -1,0 +1,173 @@
+//! What happens by time alone. Counters of the sessions are sampled once a second, so that the fast path needs
+//! no clock; a second is as exact as these timers are.
+
+use std::time::Instant;
+
+use crate::control::Control;
+use crate::core::Core;
+use crate::limits::{
+    KEEPALIVE_AFTER, REFUSE_AFTER, REKEY_AFTER, REKEY_RESPONDER_AFTER, SAMPLE, SEAL_MARGIN, UNANSWERED_AFTER,
+    UNCONFIRMED,
+};
+use crate::noise::Role;
+use crate::peer::{Generation, Peer};
+use crate::session::Counters;
+
+impl Peer {
+    /// The earliest thing to do, and what it is.
+    pub(crate) fn next_deadline(&self, core: &Core) -> Option<(Instant, &'static str)> {
+        let attempt = self.attempt.as_ref();
+        let blocked = core.blocked.contains(&self.id);
+        let unanswered = self.unanswered_since.filter(|_| attempt.is_none());
+        let sealing = self.generations().filter(|generation| !generation.retired);
+        [
+            attempt.filter(|_| !blocked).map(|attempt| (attempt.due, "send an Init")),
+            attempt.map(|attempt| (attempt.ends(), "give up the handshake")),
+            self.queue.deadline().map(|at| (at, "drop what waited too long")),
+            self.current.as_ref().map(|_| (self.next_sample, "sample the counters")),
+            sealing.map(|generation| (generation.established + REFUSE_AFTER - SEAL_MARGIN, "stop sealing")).min(),
+            self.generations().map(|generation| (generation.established + REFUSE_AFTER, "erase a session")).min(),
+            self.next.as_ref().map(|next| (next.generation.established + UNCONFIRMED, "forget an Init")),
+            self.owing_since.map(|since| (since + KEEPALIVE_AFTER, "send a keepalive")),
+            unanswered.map(|since| (since + UNANSWERED_AFTER, "ask whether the peer is there")),
+            self.path.echo_due().map(|at| (at, "repeat an echo")),
+            self.reassembly.deadline().map(|at| (at, "give up a payload in fragments")),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, core: &mut Core, now: Instant) {
+        self.queue.expire(&mut core.drops, now);
+        self.reassembly.expire(&mut core.drops, now);
+        if self.next.as_ref().is_some_and(|next| now >= next.generation.established + UNCONFIRMED) {
+            self.close_next(core, now);
+        }
+        self.sample(core, now);
+        self.age(core, now);
+        self.keep_alive(core, now);
+        self.send_echo(core, now);
+        self.question(core, now);
+        self.retry(core, now);
+    }
+
+    /// Looks at what the sessions did since the last time.
+    fn sample(&mut self, core: &mut Core, now: Instant) {
+        if self.current.is_none() || now < self.next_sample {
+            return;
+        }
+        self.next_sample = now + SAMPLE;
+        let delta = self.take_delta();
+        if delta.received > 0 {
+            self.last_contact = Some(now);
+            self.rise(core);
+        }
+        // Within one sample the order is unknown. Both sides assume the worse: that what came in came last and
+        // wants a sign of life, and that what went out went last and wants an answer. The one makes up for the
+        // other.
+        if delta.received_data > 0 {
+            let restart = delta.sent > 0 || self.owing_since.is_none();
+            self.owing_since = if restart { Some(now) } else { self.owing_since };
+        } else if delta.sent > 0 {
+            self.owing_since = None;
+        }
+        if delta.received > 0 {
+            self.unanswered_since = (delta.sent_data > 0).then_some(now);
+        } else if delta.sent_data > 0 {
+            self.unanswered_since.get_or_insert(now);
+        }
+        if self.path.expire_mtu(now) {
+            self.resize(core);
+        }
+        if self.current.as_ref().is_some_and(|current| current.wants_renewal(delta, now)) {
+            self.begin(core, now);
+        }
+    }
+
+    fn take_delta(&mut self) -> Counters {
+        let mut sum = Counters::default();
+        for generation in self.current.iter_mut().chain(&mut self.previous) {
+            let counters = generation.session.counters();
+            let before = std::mem::replace(&mut generation.sampled, counters);
+            sum.sent += counters.sent - before.sent;
+            sum.sent_data += counters.sent_data - before.sent_data;
+            sum.received += counters.received - before.received;
+            sum.received_data += counters.received_data - before.received_data;
+        }
+        sum
+    }
+
+    /// Retires and erases sessions by their age.
+    fn age(&mut self, core: &mut Core, now: Instant) {
+        for generation in self.current.iter_mut().chain(&mut self.previous) {
+            if !generation.retired && now >= generation.established + REFUSE_AFTER - SEAL_MARGIN {
+                generation.retired = true;
+                core.sessions_changed();
+            }
+        }
+        let old = |generation: &mut Generation| now >= generation.established + REFUSE_AFTER;
+        let gone = [self.current.take_if(old), self.previous.take_if(old)];
+        if gone.iter().all(Option::is_none) {
+            return;
+        }
+        gone.into_iter().flatten().for_each(|generation| self.close(core, generation, now));
+        core.sessions_changed();
+        if self.current.is_none() && self.previous.is_none() {
+            let reason = if self.unanswered_since.is_some() { "no answer" } else { "idle" };
+            self.owing_since = None;
+            self.unanswered_since = None;
+            self.path.stop_echo();
+            self.fall(core, reason);
+        }
+    }
+
+    fn keep_alive(&mut self, core: &mut Core, now: Instant) {
+        if self.owing_since.is_some_and(|since| now >= since + KEEPALIVE_AFTER) {
+            self.owing_since = None;
+            self.send_control(core, None, &Control::Keepalive);
+        }
+    }
+
+    fn question(&mut self, core: &mut Core, now: Instant) {
+        let silent = self.unanswered_since.is_some_and(|since| now >= since + UNANSWERED_AFTER);
+        if silent && self.attempt.is_none() {
+            self.begin(core, now);
+        }
+    }
+
+    /// The next Init, or the end of the attempt.
+    fn retry(&mut self, core: &mut Core, now: Instant) {
+        let Some(attempt) = &self.attempt else {
+            return;
+        };
+        if now < attempt.ends() {
+            if now >= attempt.due {
+                self.send_init(core, now);
+            }
+            return;
+        }
+        let working = self.sealing().is_some() && self.unanswered_since.is_none();
+        self.cancel_attempt(core, now);
+        if working {
+            return;
+        }
+        // Where the peer was is no better than any other address by now.
+        self.candidates.forget_answers();
+        self.erase(core, "no answer", now);
+        self.path.endpoint = None;
+        self.why_down = Some("no answer");
+    }
+}
+
+impl Generation {
+    /// Whether a new session should take this one's place: by age if it is in use, by wear in any case.
+    fn wants_renewal(&self, delta: Counters, now: Instant) -> bool {
+        let in_use = delta.sent_data > 0 || delta.received_data > 0;
+        let due = match self.role {
+            Role::Initiator => REKEY_AFTER,
+            Role::Responder => REKEY_RESPONDER_AFTER,
+        };
+        self.session.is_worn() || (in_use && now.saturating_duration_since(self.established) >= due)
+    }
+}

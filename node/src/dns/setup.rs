@@ -3,7 +3,8 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
@@ -72,6 +73,10 @@ pub(crate) async fn apply(
             Ok(Some(resolved)) if asks_resolved(resolv_conf) => {
                 by_resolved(resolved, &link, server, zone, range).await?
             }
+            Ok(_) | Err(_) if is_of_another_network(resolv_conf) => bail!(
+                "{RESOLV_CONF} is shared with another network namespace; give this one its own \
+                 (/etc/netns/<name>/resolv.conf), or insist with --dns file"
+            ),
             Ok(_) | Err(_) => by_file(resolv_conf, &link, server, zone, state_dir)?,
         },
     };
@@ -147,6 +152,37 @@ fn asks_resolved(resolv_conf: &Path) -> bool {
     linked || stub || nss_resolve(&fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default())
 }
 
+/// Whether a process we descend from sees the same file on another network: `ip netns exec` gives a network of its own
+/// and leaves the host's resolv.conf in place, and the programs of the host cannot reach our server. Processes that we
+/// may not look at are passed over.
+fn is_of_another_network(resolv_conf: &Path) -> bool {
+    let Some((network, file)) = network_and_file("self", resolv_conf) else { return false };
+    // Deeper than any process tree; the walk ends at the first process, which has no parent.
+    let mut process = parent("self");
+    for _ in 0..256 {
+        let Some(ancestor) = process.filter(|ancestor| ancestor != "0") else { return false };
+        let seen = network_and_file(&ancestor, resolv_conf);
+        if seen.is_some_and(|(other, same)| other != network && same == file) {
+            return true;
+        }
+        process = parent(&ancestor);
+    }
+    false
+}
+
+/// The network namespace of a process, and the device and inode it finds at `path`.
+fn network_and_file(process: &str, path: &Path) -> Option<(PathBuf, (u64, u64))> {
+    let folder = Path::new("/proc").join(process);
+    let network = fs::read_link(folder.join("ns/net")).ok()?;
+    let file = fs::metadata(folder.join("root").join(path.strip_prefix("/").ok()?)).ok()?;
+    Some((network, (file.dev(), file.ino())))
+}
+
+fn parent(process: &str) -> Option<String> {
+    let status = fs::read_to_string(Path::new("/proc").join(process).join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")).map(|id| id.trim().to_owned())
+}
+
 fn nss_resolve(nsswitch: &str) -> bool {
     nsswitch.lines().any(|line| {
         let line = line.split('#').next().unwrap_or_default();
@@ -180,6 +216,13 @@ mod tests {
         assert_eq!(upstreams(&front, &behind), ["127.0.0.1:53".parse().unwrap()]);
         assert!(upstreams(&folder.join("missing"), &behind).is_empty());
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn on_the_network_of_our_parents_the_file_is_ours() {
+        assert!(parent("self").is_some());
+        assert!(network_and_file("self", Path::new("/proc/version")).is_some());
+        assert!(!is_of_another_network(Path::new("/proc/version")));
     }
 
     #[test]

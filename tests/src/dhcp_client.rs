@@ -82,8 +82,31 @@ pub fn whole_life(
     client.release(segment, running)
 }
 
+/// A member without an address of its own, and a DHCP client on its TAP.
+///
+/// # Errors
+/// As [`whole_life`].
+pub fn life_on_a_tap(client: Client, create: &[&str]) -> anyhow::Result<()> {
+    let Some(mut lab) = crate::lab("dhcp")? else { return Ok(()) };
+    let mut creator = lab.public("a")?;
+    let mut node = lab.public("b")?;
+    let other = creator.create_lab(&[&["--hostname", "a"], create].concat())?.ip()?;
+    let ready = node.join_lab(&creator, &["--no-address", "--hostname", "b"])?;
+    ensure!(ready.address.is_none(), "--no-address, but ready says {ready:?}");
+    let server = node.status()?["dns"].as_str().context("status names no dns")?.parse()?;
+    let segment = Segment { node: &node, device: &ready.tap, server, other, search: "lab.internal", mtu: 1400 };
+    whole_life(client, &segment, |ip| {
+        let status = node.status()?;
+        let hosts = status["hosts"].as_array().context("status lists no hosts")?;
+        Ok(hosts.iter().any(|host| host["ip"] == ip.to_string()))
+    })
+}
+
 /// The address that the client put on the device.
-fn address(segment: &Segment<'_>, running: &Process) -> anyhow::Result<Ipv4Addr> {
+///
+/// # Errors
+/// It comes not within 40 s.
+pub fn address(segment: &Segment<'_>, running: &Process) -> anyhow::Result<Ipv4Addr> {
     let found = wait::until("an address", LIMIT, || {
         let addresses = segment.node.addresses(segment.device).ok()?;
         addresses.first()?.split('/').next()?.parse().ok()
@@ -94,6 +117,13 @@ fn address(segment: &Segment<'_>, running: &Process) -> anyhow::Result<Ipv4Addr>
 /// MTU and search list must have arrived where the client puts them.
 fn learned(client: Client, segment: &Segment<'_>) -> anyhow::Result<()> {
     wait::until_ok("the MTU", LIMIT, || {
+        if client == Client::Dhcpcd {
+            // It leaves the device alone and says so on the route.
+            let routes = segment.node.run(&["ip", "-4", "route", "show", "dev", segment.device])?;
+            return expect(routes.contains(&format!("mtu {}", segment.mtu)), || {
+                format!("no route has the MTU: {routes}")
+            });
+        }
         let mtu = segment.node.mtu(segment.device)?;
         expect(mtu == segment.mtu, || format!("the MTU is {mtu}, not {}", segment.mtu))
     })?;

@@ -115,6 +115,27 @@ impl Node {
         self.ready()
     }
 
+    /// Creates `lab` on this machine and waits until it is usable.
+    ///
+    /// # Errors
+    /// It is not within 30 s.
+    pub fn create_lab(&mut self, options: &[&str]) -> anyhow::Result<Ready> {
+        let mut args = vec!["create", "lab", "--dns", "file"];
+        args.extend_from_slice(options);
+        self.start_ready(&args)
+    }
+
+    /// Joins `lab` with a fresh token from `inviter` and waits until it is usable.
+    ///
+    /// # Errors
+    /// It is not within 30 s.
+    pub fn join_lab(&mut self, inviter: &Self, options: &[&str]) -> anyhow::Result<Ready> {
+        let token = inviter.invite("lab", &[])?;
+        let mut args = vec!["join", "lab", "--invite", &token, "--dns", "file"];
+        args.extend_from_slice(options);
+        self.start_ready(&args)
+    }
+
     /// Waits for the daemon's line `ready …`.
     ///
     /// # Errors
@@ -266,6 +287,14 @@ impl Node {
         let addresses = links.pointer("/0/addr_info").and_then(Value::as_array).cloned().unwrap_or_default();
         let one = |address: &Value| Some(format!("{}/{}", address["local"].as_str()?, address["prefixlen"]));
         Ok(addresses.iter().filter_map(one).collect())
+    }
+
+    /// Whether there is such a device.
+    ///
+    /// # Errors
+    /// `ip` is missing.
+    pub fn has_device(&self, device: &str) -> anyhow::Result<bool> {
+        Ok(self.try_run(&["ip", "link", "show", "dev", device])?.code == Some(0))
     }
 
     /// The device's MTU.

@@ -1,2 +1,36 @@
-//! Stub.
-fn main() {}
+//! The project's chores: `cargo xtask test`, and what else `cargo xtask` lists.
+#![forbid(unsafe_code)]
+
+mod cargo;
+mod outcome;
+mod say;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use say::say;
+
+const USAGE: &str = "\
+cargo xtask test [--quick]   everything that must hold; --quick leaves out the tests that need root and /dev/net/tun
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["test"] => test::run(test::Extent::All),
+        ["test", "--quick"] => test::run(test::Extent::Quick),
+        _ => {
+            say(USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

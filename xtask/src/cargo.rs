@@ -1,0 +1,44 @@
+//! Running cargo, and counting what its tests say.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+
+use crate::outcome::Outcome;
+use crate::say::say;
+
+/// Runs `cargo …`, shows its output and counts tests. A failure without a failed test counts as one.
+///
+/// # Errors
+/// Cargo cannot be started.
+pub(crate) fn run(what: &str, args: &[&str], env: &[(&str, &str)]) -> anyhow::Result<Outcome> {
+    say(&format!("== {what}: cargo {}", args.join(" ")));
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let mut child = Command::new(cargo)
+        .args(args)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("Failed to start cargo")?;
+    let mut outcome = Outcome::default();
+    for line in BufReader::new(child.stdout.take().context("stdout is piped")?).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        say(&line);
+        outcome.add(Outcome::of_line(&line));
+    }
+    if !child.wait()?.success() && outcome.failed == 0 {
+        say(&format!("== {what} FAILED"));
+        outcome.failed = 1;
+    }
+    Ok(outcome)
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> PathBuf {
+    let default = || Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")).to_owned();
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(default, PathBuf::from)
+}

@@ -6,17 +6,18 @@
 //! - [`sign`] is the only place that signs or verifies; [`codec`] the only reader of bytes from others.
 #![forbid(unsafe_code)]
 
-pub mod acceptor;
-pub mod address;
+mod acceptor;
+mod address;
 pub mod ballot;
 pub mod certificate;
 pub mod clock;
 pub mod codec;
 pub mod command;
 pub mod config;
-pub mod coordinator;
+mod coordinator;
 pub mod create;
 pub mod credential;
+mod env;
 pub mod event;
 #[doc(hidden)]
 pub mod fuzz;
@@ -27,10 +28,10 @@ pub mod join;
 pub mod membership;
 pub mod message;
 pub mod namespace;
-pub mod owner;
+mod owner;
 pub mod record;
 pub mod redeem;
-pub mod resolver;
+mod resolver;
 pub mod sign;
 pub mod signal;
 pub mod token;
@@ -40,6 +41,7 @@ pub use ballot::{Ballot, Token};
 pub use certificate::CertError;
 pub use clock::{BootId, Now, OwnerTime, ReplicaTime};
 pub use command::{ClientId, Command, CommandId, Contact, Hold, LeaseKey, Role};
+pub use env::DropReason;
 pub use event::{ClaimError, Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
 pub use namespace::{Image, Keys, LoadError, Namespace, Summary};
 pub use sign::NamespaceId;

@@ -146,6 +146,10 @@ impl Membership {
     pub fn config(&self) -> &Config {
         self.stored.config.config()
     }
+    /// The newest configuration, as it was signed.
+    pub fn signed_config(&self) -> &SignedConfig {
+        &self.stored.config
+    }
     /// The verified views.
     pub fn chain(&self) -> &Chain {
         &self.stored.chain

@@ -1,19 +1,36 @@
 //! One namespace on this node: membership, the register's replica, this node's leases and what it knows of others'.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use libp2p_identity::PeerId;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha20Rng;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::acceptor::Acceptor;
+use crate::certificate::{CertError, LeaseCert, verify_hint};
 use crate::clock::Now;
-use crate::command::Command;
-use crate::event::{Output, Refusal};
-use crate::identity::SecretKey;
+use crate::codec::Wire;
+use crate::command::{Command, CommandId, LeaseKey};
+use crate::config::SignedConfig;
+use crate::coordinator::{Coordinator, Owner};
+use crate::credential::ProofKind;
+use crate::env::{DropReason, Env, Outbox, Rules};
+use crate::event::{Event, InviteError, Level, Output, Proven, Refusal, Resolution, Write};
+use crate::identity::{PublicKey, SecretKey};
+use crate::invite::{InviteRequest, Roles, issue_invite};
+use crate::membership::Membership;
+use crate::message::{MAX_MESSAGE, MAX_SIGNAL, Message};
+use crate::owner::{AddressClaim, Leases};
+use crate::record::Hint;
+use crate::resolver::Resolver;
 use crate::sign::NamespaceId;
+use crate::token::Contact;
+use crate::view::Successor;
 
 /// All of a namespace's store, as it was at the start.
 pub type Image = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -74,70 +91,511 @@ pub struct Summary {
     pub authority: bool,
     /// Whether the register answers; `None` before the first question.
     pub reachable: Option<bool>,
+    /// Handshake numbers up to this one may have been used.
+    pub handshake_floor: u64,
 }
+
+const HANDSHAKES: &[u8] = b"hs-floor";
 
 /// The state machine of one namespace on this node. After each input take all of [`poll_output`](Self::poll_output).
+///
+/// Getters; `handle_*` for what arrived; `poll_*` for what is to be done. A message of this node to itself takes the same
+/// way as any other, only inside, so a view of one member runs the very rounds of a view of five.
 #[derive(Debug)]
 pub struct Namespace {
-    output: VecDeque<Output>,
-    id: NamespaceId,
+    ns: NamespaceId,
+    membership: Membership,
+    authority: Option<SecretKey>,
+    acceptor: Acceptor,
+    coordinator: Coordinator,
+    leases: Leases,
+    resolver: Resolver,
+    handshake_floor: u64,
+    rules: Rules,
+    rng: ChaCha20Rng,
+    out: Outbox,
 }
 
-#[expect(clippy::unnecessary_wraps, unused_variables, reason = "the parts stand in the modules that follow")]
+/// Borrows only what it names, so that the other parts can be changed meanwhile.
+macro_rules! env {
+    ($self:ident, $now:expr) => {
+        Env {
+            ns: &$self.ns,
+            identity: $self.membership.identity(),
+            me: $self.membership.identity().public(),
+            config: $self.membership.config(),
+            chain: $self.membership.chain(),
+            rules: $self.rules,
+            now: $now,
+        }
+    };
+}
+
 impl Namespace {
     /// Resumes from everything that was on disk.
     pub fn load(keys: Keys, image: &Image, seed: [u8; 32], now: Now) -> Result<Self, LoadError> {
-        Ok(Self { output: VecDeque::new(), id: NamespaceId([0; 32]) })
+        Self::load_with(Rules::ALL, keys, image, seed, now)
     }
+
+    pub(crate) fn load_with(
+        rules: Rules,
+        keys: Keys,
+        image: &Image,
+        seed: [u8; 32],
+        now: Now,
+    ) -> Result<Self, LoadError> {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let mut part = || {
+            let mut seed = [0; 32];
+            rng.fill_bytes(&mut seed);
+            seed
+        };
+        let mut out = Outbox::default();
+        let membership = Membership::load(keys.identity, &keys.data, image, part(), now)?;
+        let ns = membership.ns();
+        let acceptor = Acceptor::load(membership.store_id(), image, &mut out, &now)?;
+        let coordinator = Coordinator::load(image, &acceptor, part(), rules.rounds_on_disk)?;
+        let floor = image.get(HANDSHAKES).map(|bytes| <[u8; 8]>::try_from(bytes.as_slice())).transpose();
+        let floor = floor.map_err(|_| LoadError::Damaged("handshake counter"))?.map_or(0, u64::from_be_bytes);
+        let env = Env {
+            ns: &ns,
+            identity: membership.identity(),
+            me: membership.identity().public(),
+            config: membership.config(),
+            chain: membership.chain(),
+            rules,
+            now,
+        };
+        let leases = Leases::load(&env, &mut out, image, part())?;
+        let resolver = Resolver::new(part());
+        let mut namespace = Self {
+            ns,
+            membership,
+            authority: keys.authority,
+            acceptor,
+            coordinator,
+            leases,
+            resolver,
+            handshake_floor: floor,
+            rules,
+            rng,
+            out,
+        };
+        namespace.settle(now);
+        Ok(namespace)
+    }
+
     /// Begins what the node asks for.
-    pub fn handle_command(&mut self, command: Command, now: Now) {}
-    /// The first bytes to a peer that this node dialled.
-    pub fn hello(&mut self, to: PeerId, now: Now) -> Vec<u8> {
-        Vec::new()
+    pub fn handle_command(&mut self, command: Command, now: Now) {
+        self.notice(now);
+        match command {
+            Command::ClaimAddress { id, client, want, only_wanted, hold, keep } => {
+                let claim = AddressClaim { client, want, only_wanted, hold, keep };
+                self.leases.claim_address(&env!(self, now), &mut self.out, id, claim);
+            }
+            Command::ClaimName { id, name, client, keep } => {
+                self.leases.claim_name(&env!(self, now), &mut self.out, id, (name, client, keep));
+            }
+            Command::ReleaseAddress { id, ip } => self.release(id, &LeaseKey::Address(ip), now),
+            Command::ReleaseName { id, name } => {
+                let name = crate::record::normal_name(&name).unwrap_or_default();
+                self.release(id, &LeaseKey::Name(name), now);
+            }
+            Command::ResolveAddress { id, .. }
+            | Command::ResolveName { id, .. }
+            | Command::ResolvePeerName { id, .. } => self.resolve(id, command, now),
+            Command::CheckLease { id, from, certificate, remaining } => {
+                let outcome = self.check_lease((from, &certificate, remaining), now);
+                self.out.event(Event::LeaseChecked { id, from, outcome });
+            }
+            Command::Signal { to, message } => {
+                if message.len() <= MAX_SIGNAL {
+                    self.out.send_peer(to, &Message::Signal { bytes: message });
+                } else {
+                    self.out.drop(DropReason::Overflow);
+                }
+            }
+            Command::Connect { peer } => self.connect(peer),
+            Command::Invite { id, uses, ttl, role, hosts, contacts } => {
+                let request = InviteRequest { uses, ttl, role, hosts, contacts };
+                let outcome = self.invite(request, now);
+                self.out.event(Event::Invited { id, outcome });
+            }
+            Command::Leave { id } => self.leases.leave(&env!(self, now), &mut self.out, id),
+            Command::ReserveHandshakes { upto } => {
+                self.handshake_floor = self.handshake_floor.max(upto);
+                let value = self.handshake_floor.to_be_bytes().to_vec();
+                self.out.push(Output::Persist(vec![Write { key: HANDSHAKES.to_vec(), value: Some(value) }]));
+                self.out.event(Event::HandshakesReserved { upto });
+            }
+        }
+        self.settle(now);
     }
-    /// A dialler's first bytes. `Ok` is the answer; after `Err` close the connection without a word.
-    pub fn handle_hello(&mut self, from: PeerId, request: &[u8], now: Now) -> Result<Vec<u8>, Refusal> {
-        Err(Refusal::NotAdmitted)
+
+    fn release(&mut self, id: CommandId, key: &LeaseKey, now: Now) {
+        self.leases.release(&env!(self, now), &mut self.out, key);
+        self.resolver.forget(key);
+        self.out.event(Event::Released { id });
     }
-    /// The answer to [`hello`](Self::hello).
-    pub fn handle_hello_response(&mut self, from: PeerId, response: &[u8], now: Now) -> Result<(), Refusal> {
-        Err(Refusal::NotAdmitted)
-    }
-    /// A message over an admitted connection.
-    pub fn handle_message(&mut self, from: PeerId, message: &[u8], now: Now) {}
-    /// The last connection to this peer ended, or a message to it could not be delivered.
-    pub fn handle_gone(&mut self, peer: PeerId, now: Now) {}
-    /// Time has come to [`poll_timeout`](Self::poll_timeout), or any other time.
-    pub fn handle_timeout(&mut self, now: Now) {}
-    /// The next thing to be done, in order.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        self.output.pop_front()
-    }
-    /// When to call [`handle_timeout`](Self::handle_timeout) next, and what for.
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        None
-    }
-    /// Whether a Kademlia value is worth keeping: a valid certificate for its key, newer than what is held.
-    pub fn verify_hint(&self, key: &[u8], value: &[u8], held: Option<&[u8]>) -> bool {
-        false
-    }
-    /// For status pages.
-    pub fn summary(&self) -> Summary {
-        Summary {
-            id: self.id,
-            name: String::new(),
-            zone: String::new(),
-            range: Ipv4Net::default(),
-            service: Ipv4Addr::UNSPECIFIED,
-            mtu: 0,
-            lease: Duration::ZERO,
-            view: 0,
-            members: Vec::new(),
-            peers: Vec::new(),
-            heads: [0; 8],
-            credential_hash: [0; 32],
-            authority: false,
-            reachable: None,
+
+    fn resolve(&mut self, id: CommandId, command: Command, now: Now) {
+        let env = env!(self, now);
+        if let Some(outcome) = self.own_answer(&env, &command) {
+            return self.out.event(Event::Resolved { id, outcome });
+        }
+        match command {
+            Command::ResolveAddress { id, ip } => self.resolver.resolve_address(&env, &mut self.out, id, ip),
+            Command::ResolveName { id, name } => self.resolver.resolve_name(&env, &mut self.out, id, &name),
+            Command::ResolvePeerName { id, ip } => self.resolver.resolve_peer_name(&env, &mut self.out, id, ip),
+            Command::ClaimAddress { .. }
+            | Command::ReleaseAddress { .. }
+            | Command::ClaimName { .. }
+            | Command::ReleaseName { .. }
+            | Command::CheckLease { .. }
+            | Command::Signal { .. }
+            | Command::Connect { .. }
+            | Command::Invite { .. }
+            | Command::Leave { .. }
+            | Command::ReserveHandshakes { .. } => {}
         }
     }
+
+    /// What this node's own leases answer, as far as they may be used at this moment.
+    fn own_answer(&self, env: &Env<'_>, command: &Command) -> Option<Resolution> {
+        let ip = match command {
+            Command::ResolveAddress { ip, .. } | Command::ResolvePeerName { ip, .. } => *ip,
+            Command::ResolveName { name, .. } => {
+                let key = LeaseKey::Name(crate::record::normal_name(name)?);
+                self.leases.lease(env, &key)?;
+                match self.leases.hint_for(env, &key) {
+                    Hint::Address(ip) => ip,
+                    Hint::Name(_) | Hint::None => return None,
+                }
+            }
+            Command::ClaimAddress { .. }
+            | Command::ReleaseAddress { .. }
+            | Command::ClaimName { .. }
+            | Command::ReleaseName { .. }
+            | Command::CheckLease { .. }
+            | Command::Signal { .. }
+            | Command::Connect { .. }
+            | Command::Invite { .. }
+            | Command::Leave { .. }
+            | Command::ReserveHandshakes { .. } => return None,
+        };
+        let lease = self.leases.lease(env, &LeaseKey::Address(ip))?;
+        Some(Resolution::Found {
+            ip,
+            owner: self.membership.peer_id(),
+            name: self.leases.name_of(env, ip),
+            token: lease.token,
+            certificate: lease.certificate,
+            remaining: lease.usable_until.0.saturating_sub(env.now.owner.0),
+        })
+    }
+
+    fn check_lease(&mut self, handed: (PeerId, &[u8], Duration), now: Now) -> Result<Proven, CertError> {
+        let env = env!(self, now);
+        let (proven, cert) = self.resolver.check_lease(&env, &mut self.out, handed)?;
+        let own = self.leases.lease(&env, &LeaseKey::Address(proven.ip));
+        if own.is_some_and(|own| own.token > proven.token) {
+            return Err(CertError::Superseded);
+        }
+        self.leases.superseded(&env, &mut self.out, &cert);
+        Ok(proven)
+    }
+
+    fn connect(&mut self, peer: PeerId) {
+        let keys = self.membership.keys_of(&peer).filter(|_| self.membership.level(&peer) == Some(Level::Member));
+        match keys {
+            Some(keys) => {
+                let (x25519, credential_hash) = (keys.x25519, keys.credential_hash);
+                self.out.event(Event::PeerKeys { peer, x25519, credential_hash });
+            }
+            None => self.out.push(Output::Dial { peer, addrs: Vec::new() }),
+        }
+    }
+
+    fn invite(&mut self, request: InviteRequest, now: Now) -> Result<String, InviteError> {
+        let authority = self.authority.as_ref().ok_or(InviteError::NoAuthority)?;
+        let (config, views) = (self.membership.config(), self.membership.chain().views_hash());
+        let token = issue_invite(authority, &self.ns, config, views, request, &mut self.rng, now.unix_s)?;
+        Ok(token.to_text().to_string())
+    }
+
+    /// The first bytes to a peer that this node dialled.
+    pub fn hello(&mut self, to: PeerId, now: Now) -> Vec<u8> {
+        self.membership.hello(to, now)
+    }
+
+    /// A dialler's first bytes. `Ok` is the answer; after `Err` close the connection without a word.
+    pub fn handle_hello(&mut self, from: PeerId, request: &[u8], now: Now) -> Result<Vec<u8>, Refusal> {
+        let answer = self.membership.handle_hello(from, request, now);
+        self.settle(now);
+        answer
+    }
+
+    /// The answer to [`hello`](Self::hello).
+    pub fn handle_hello_response(&mut self, from: PeerId, response: &[u8], now: Now) -> Result<(), Refusal> {
+        let admitted = self.membership.handle_hello_response(from, response, now);
+        self.settle(now);
+        admitted
+    }
+
+    /// Where a replica may be found, for the joiners that ask this node.
+    pub fn set_replica_contact(&mut self, contact: Contact) {
+        self.membership.set_replica_contact(contact);
+    }
+
+    /// A message over an admitted connection.
+    pub fn handle_message(&mut self, from: PeerId, message: &[u8], now: Now) {
+        self.notice(now);
+        if message.len() > MAX_MESSAGE {
+            return self.out.drop(DropReason::Malformed);
+        }
+        let Some(level) = self.membership.level(&from) else {
+            return self.out.drop(DropReason::NotAdmitted);
+        };
+        let Some(identity) = PublicKey::from_peer_id(&from) else {
+            return self.out.drop(DropReason::NotAdmitted);
+        };
+        let Ok(message) = Message::from_bytes(message) else {
+            return self.out.drop(DropReason::Malformed);
+        };
+        let for_joiners = matches!(message, Message::Redeem(_) | Message::Fetch);
+        if level == Level::Joiner && !for_joiners {
+            return self.out.drop(DropReason::JoinerMayNot);
+        }
+        self.dispatch(identity, message, now);
+        self.settle(now);
+    }
+
+    /// Gives a message to the part that it is for. `from` is this node itself for its own.
+    fn dispatch(&mut self, from: PublicKey, message: Message, now: Now) {
+        let env = env!(self, now);
+        let out = &mut self.out;
+        match message {
+            Message::Ops { scope, ops } => match asker(&self.membership, &from) {
+                Some(owner) => self.coordinator.handle_ops(&env, out, &self.acceptor, &owner, (scope, ops)),
+                None => out.drop(DropReason::NotAdmitted),
+            },
+            Message::Results { items, .. } => self.leases.handle_results(&env, out, &from, items),
+            Message::Prepare { scope, ballot, keys } => {
+                self.acceptor.handle_prepare(&env, out, &from, (scope, ballot, keys));
+            }
+            Message::Promise { scope, store_id, ballot, items } => {
+                let promise = (scope, store_id, ballot, items);
+                self.coordinator.handle_promise(&env, out, &self.acceptor, &from, promise);
+            }
+            Message::Accept { scope, ballot, items } => {
+                self.acceptor.handle_accept(&env, out, &from, (scope, ballot, items));
+            }
+            Message::Accepted { scope, store_id, ballot, items } => {
+                let accepted = (scope, store_id, ballot, items);
+                self.coordinator.handle_accepted(&env, out, &self.acceptor, &from, accepted);
+            }
+            Message::Read { scope, id, key } => self.acceptor.handle_read(&env, out, &from, (scope, id, key)),
+            Message::ReadReply { scope, store_id, id, key, held } => {
+                let named = self.resolver.handle_reply(&env, out, &from, (scope, store_id, id, key, held));
+                if let Some(cert) = named {
+                    self.leases.named(&env, out, &cert);
+                }
+            }
+            Message::Settle { scope, key } => {
+                self.coordinator.handle_settle(&env, out, &self.acceptor, &from, (scope, key));
+            }
+            Message::Redeem(request) => self.coordinator.handle_redeem(&env, out, &self.acceptor, &from, request),
+            Message::Supersede { certificate } => self.handle_supersede(&certificate, now),
+            Message::Moved { views } => self.handle_views(&views, now),
+            Message::Fetch => self.handle_fetch(&from),
+            Message::Fetched { bytes } => self.handle_fetched(&bytes, now),
+            Message::Signal { bytes } => {
+                if let Some(from) = from.peer_id() {
+                    out.event(Event::Signal { from, message: bytes });
+                }
+            }
+            // A member needs no slot.
+            Message::Redeemed(_) => out.drop(DropReason::Unexpected),
+        }
+    }
+
+    fn handle_supersede(&mut self, certificate: &[u8], now: Now) {
+        let env = env!(self, now);
+        let cert = LeaseCert::from_bytes(certificate).ok();
+        match cert.filter(|cert| cert.verify(env.ns, env.config, env.chain).is_ok()) {
+            Some(cert) => {
+                self.resolver.note(&env, &mut self.out, &cert);
+                self.leases.superseded(&env, &mut self.out, &cert);
+            }
+            None => self.out.drop(DropReason::BadCertificate),
+        }
+    }
+
+    fn handle_views(&mut self, views: &[Successor], now: Now) {
+        let mut added = false;
+        for successor in views {
+            match self.membership.observe_view(successor) {
+                Ok(new) => added |= new,
+                Err(_) => self.out.drop(DropReason::BadFetch),
+            }
+        }
+        self.pump();
+        if added {
+            self.leases.handle_moved(&env!(self, now));
+            self.resolver.handle_moved(&env!(self, now));
+        }
+    }
+
+    /// Everything signed that this node has: the configuration, and the views after the founded ones.
+    fn handle_fetch(&mut self, to: &PublicKey) {
+        let mut bytes = self.membership.signed_config().to_bytes();
+        let views = self.membership.chain().successors();
+        bytes.extend(views.iter().take(64).flat_map(Wire::to_bytes));
+        if let Some(peer) = to.peer_id() {
+            self.out.send_peer(peer, &Message::Fetched { bytes });
+        }
+    }
+
+    fn handle_fetched(&mut self, bytes: &[u8], now: Now) {
+        let mut input = crate::codec::Reader::new(bytes);
+        let config = SignedConfig::decode(&mut input);
+        if config.is_ok_and(|config| self.membership.observe_config(config).is_ok()) {
+            let mut views = Vec::new();
+            while input.remaining() > 0 {
+                let Ok(view) = Successor::decode(&mut input) else { break };
+                views.push(view);
+            }
+            self.handle_views(&views, now);
+        } else {
+            self.out.drop(DropReason::BadFetch);
+        }
+    }
+
+    /// The last connection to this peer ended, or a message to it could not be delivered.
+    pub fn handle_gone(&mut self, peer: PeerId, now: Now) {
+        self.notice(now);
+        self.membership.handle_gone(peer);
+        if let Some(identity) = PublicKey::from_peer_id(&peer) {
+            self.leases.handle_gone(&env!(self, now), &mut self.out, &identity);
+        }
+        self.settle(now);
+    }
+
+    /// Time has come to [`poll_timeout`](Self::poll_timeout), or any other time.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.membership.handle_timeout(now);
+        self.pump();
+        let env = env!(self, now);
+        self.leases.handle_timeout(&env, &mut self.out);
+        self.acceptor.handle_timeout(&env, &mut self.out);
+        self.coordinator.handle_timeout(&env, &mut self.out, &self.acceptor);
+        self.resolver.handle_timeout(&env, &mut self.out);
+        self.settle(now);
+    }
+
+    /// Before anything is done with a lease: has the machine slept?
+    fn notice(&mut self, now: Now) {
+        self.leases.notice_jump(&env!(self, now), &mut self.out);
+    }
+
+    fn pump(&mut self) {
+        while let Some(output) = self.membership.poll_output() {
+            self.out.push(output);
+        }
+    }
+
+    /// Carries this node's messages to itself, and sends what they led to.
+    fn settle(&mut self, now: Now) {
+        self.pump();
+        loop {
+            let me = self.membership.identity().public();
+            while let Some(message) = self.out.poll_local() {
+                self.dispatch(me, message, now);
+            }
+            let env = env!(self, now);
+            if self.leases.flush(&env, &mut self.out) {
+                continue;
+            }
+            if self.coordinator.is_due(&now) {
+                self.coordinator.handle_timeout(&env, &mut self.out, &self.acceptor);
+                continue;
+            }
+            return;
+        }
+    }
+
+    /// The next thing to be done, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.poll_output()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next, and what for.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let parts = [
+            self.membership.poll_timeout(),
+            self.leases.poll_timeout(),
+            self.acceptor.poll_timeout(),
+            self.coordinator.poll_timeout(),
+            self.resolver.poll_timeout(),
+        ];
+        parts.into_iter().flatten().min()
+    }
+
+    /// Whether a Kademlia value is worth keeping: a valid certificate for its key, newer than what is held.
+    pub fn verify_hint(&self, key: &[u8], value: &[u8], held: Option<&[u8]>) -> bool {
+        verify_hint(key, value, held, &self.ns, self.membership.config(), self.membership.chain())
+    }
+
+    /// What was ignored, by reason.
+    pub fn drops(&self) -> &BTreeMap<DropReason, u64> {
+        self.out.drops()
+    }
+
+    /// Who is a member, and who was turned away.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// For status pages.
+    pub fn summary(&self) -> Summary {
+        let config = self.membership.config();
+        let view = self.membership.chain().newest(0);
+        let members = view.map(|view| view.members.as_slice()).unwrap_or_default();
+        Summary {
+            id: self.ns,
+            name: config.name.clone(),
+            zone: config.zone.clone(),
+            range: config.range,
+            service: config.service(),
+            mtu: config.mtu,
+            lease: config.lease(),
+            view: view.map_or(0, |view| view.number),
+            members: members.iter().filter_map(|member| member.identity.peer_id()).collect(),
+            peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),
+            heads: self.membership.heads().short(),
+            credential_hash: self.membership.credential().hash(&self.ns),
+            authority: self.authority.is_some(),
+            reachable: self.leases.reachable(),
+            handshake_floor: self.handshake_floor,
+        }
+    }
+}
+
+/// What the coordinator must know of the owner of an operation.
+fn asker(membership: &Membership, identity: &PublicKey) -> Option<Owner> {
+    let peer = identity.peer_id()?;
+    let credential = membership.member(&peer)?;
+    let rights = membership.rights(&peer)?;
+    let quotas = membership.config().quotas;
+    let router = rights.roles.contains(Roles::ROUTER);
+    let own = |quota: u16| usize::from(quota);
+    let hosts = if router { usize::from(rights.hosts) } else { 0 };
+    let founder = credential.proof.kind == ProofKind::Genesis;
+    Some(Owner {
+        identity: *identity,
+        serial: rights.serial,
+        addresses: own(quotas.addresses) + hosts,
+        names: own(quotas.names) + hosts,
+        invite: (!founder).then_some(credential.invite.invite),
+    })
 }

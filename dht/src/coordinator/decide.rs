@@ -1,0 +1,161 @@
+//! What an operation makes of the newest value: the rules of the lease, without any message.
+
+use std::time::Duration;
+
+use crate::acceptor::{Acceptor, millis};
+use crate::clock::{Now, ReplicaTime};
+use crate::command::LeaseKey;
+use crate::config::PinKey;
+use crate::env::Env;
+use crate::message::{Held, Outcome, RefusedOp};
+use crate::record::{MIN_LEASE, OpKind, Record, RegisterKey, SignedOp, Value};
+
+use super::{Owner, Source, slots};
+
+/// The newest value among a quorum's promises.
+#[derive(Clone, Debug)]
+pub(super) struct Top {
+    pub(super) held: Held,
+    /// The longest that any replica which reports this ballot has held it. The owner began before the first of them.
+    pub(super) elapsed: Duration,
+}
+
+impl Top {
+    /// Counts every promise on until it is used.
+    pub(super) fn of<'p>(promises: impl Iterator<Item = &'p (Held, ReplicaTime)>, now: &Now) -> Self {
+        let mut top = Self { held: Held::default(), elapsed: Duration::ZERO };
+        for (held, at) in promises {
+            let elapsed = Duration::from_millis(held.elapsed_ms).saturating_add(now.replica.0.saturating_sub(at.0));
+            if held.ballot > top.held.ballot {
+                top = Self { held: held.clone(), elapsed };
+            } else if held.ballot == top.held.ballot {
+                top.elapsed = top.elapsed.max(elapsed);
+            }
+        }
+        top
+    }
+
+    fn record(&self) -> Option<&Record> {
+        match &self.held.value {
+            Some(Value::Lease(record)) => Some(record),
+            Some(Value::Slots(_)) | None => None,
+        }
+    }
+}
+
+/// What comes of an operation: an answer, and what is to be written before it may be given.
+#[derive(Clone, Debug)]
+pub(crate) struct Decision {
+    pub(crate) outcome: Outcome,
+    /// The value, and for how long it was held already. Without it the answer is given at once.
+    pub(crate) write: Option<(Value, u64)>,
+    /// What becomes of a joiner's request.
+    pub(super) slot: slots::Verdict,
+}
+
+impl Decision {
+    fn refuse(outcome: Outcome) -> Self {
+        Self { outcome, write: None, slot: slots::Verdict::None }
+    }
+    fn write(outcome: Outcome, value: Value, elapsed: Duration) -> Self {
+        Self { outcome, write: Some((value, millis(elapsed))), slot: slots::Verdict::None }
+    }
+}
+
+/// `None` if there is nothing to do.
+pub(super) fn decide(env: &Env<'_>, source: &Source, top: &Top) -> Option<Decision> {
+    match source {
+        Source::Op(op) => Some(decide_op(env, op, top)),
+        Source::Redeem { request, .. } => Some(slots::decide(env, request, top)),
+        Source::Settle(_) => {
+            let value = top.held.value.clone()?;
+            Some(Decision::write(Outcome::Released, value, top.elapsed))
+        }
+    }
+}
+
+fn decide_op(env: &Env<'_>, op: &SignedOp, top: &Top) -> Decision {
+    let rules = env.rules;
+    let current = top.record();
+    let mine = current.filter(|record| record.owner() == op.owner);
+    if let Some(record) = mine {
+        let last = record.request.op.op_seq;
+        let retry = record.request.is_retry_of(op) || (!rules.nonce && last == op.op.op_seq);
+        if retry {
+            // Settled as it stands: the timer goes on from the first time.
+            let outcome = if record.held() { Outcome::Granted(Vec::new()) } else { Outcome::Released };
+            return Decision::write(outcome, Value::Lease(record.clone()), top.elapsed);
+        }
+        if op.op.op_seq <= last && rules.op_seq_compared {
+            return Decision::refuse(Outcome::Stale { last });
+        }
+    }
+    let held = current.filter(|record| record.held());
+    let live = held.filter(|record| top.elapsed < env.guard(record.dur()));
+    let same = mine
+        .filter(|record| record.held())
+        .filter(|record| record.request.op.client == op.op.client || !rules.client_compared);
+    let new = |dur_ms| Value::Lease(Record { request: op.clone(), dur_ms });
+    let granted = || Decision::write(Outcome::Granted(Vec::new()), new(duration(env, op, mine)), Duration::ZERO);
+    match op.op.kind {
+        OpKind::Claim => match live {
+            Some(other) if same.is_none() => taken(env, other, top),
+            Some(_) | None => granted(),
+        },
+        // Also after the guard, if nobody took it.
+        OpKind::Renew if same.is_some() => granted(),
+        OpKind::Renew => Decision::refuse(Outcome::Lost),
+        OpKind::Release => {
+            let ours = mine.is_some_and(Record::held);
+            if ours || current.is_none() {
+                let dur_ms = mine.map_or(millis(MIN_LEASE), |record| record.dur_ms);
+                Decision::write(Outcome::Released, new(dur_ms), Duration::ZERO)
+            } else {
+                Decision::refuse(Outcome::Released)
+            }
+        }
+    }
+}
+
+/// What was asked for within what is allowed, but never less than this owner was promised before.
+fn duration(env: &Env<'_>, op: &SignedOp, mine: Option<&Record>) -> u64 {
+    let asked = op.op.dur_ms.clamp(millis(MIN_LEASE), millis(env.config.max_lease()));
+    match mine.filter(|record| record.held() && env.rules.longest_duration) {
+        Some(record) => asked.max(record.dur_ms),
+        None => asked,
+    }
+}
+
+fn taken(env: &Env<'_>, other: &Record, top: &Top) -> Decision {
+    let remaining_ms = millis(env.guard(other.dur()).saturating_sub(top.elapsed));
+    let outcome = Outcome::Taken { owner: other.owner(), remaining_ms, used: Vec::new() };
+    if env.rules.refusals_write_nothing {
+        return Decision::refuse(outcome);
+    }
+    Decision::write(outcome, Value::Lease(other.clone()), top.elapsed)
+}
+
+/// Whether an operation is run at all. A release always is: it gives something back.
+pub(super) fn may(owner: &Owner, env: &Env<'_>, acceptor: &Acceptor, op: &SignedOp) -> Result<(), RefusedOp> {
+    if op.op.kind == OpKind::Release {
+        return Ok(());
+    }
+    let (claimable, pin, quota) = match &op.op.key {
+        LeaseKey::Address(ip) => (env.config.is_claimable(*ip), PinKey::Address(*ip), owner.addresses),
+        LeaseKey::Name(name) => (!env.config.is_reserved_name(name), PinKey::Name(name.clone()), owner.names),
+    };
+    if !claimable || env.config.pinned_to(&pin).is_some_and(|serial| serial != owner.serial) {
+        return Err(RefusedOp::NotClaimable);
+    }
+    // The register of its invite is the truth about an admission: a proof that a former quorum signed late buys nothing.
+    if let Some(invite) = owner.invite
+        && let Some(Value::Slots(slots)) = acceptor.peek(env, &RegisterKey::Redeem(invite))
+        && slots.redeemed.slot_of(&owner.identity).is_none()
+    {
+        return Err(RefusedOp::NotAdmitted);
+    }
+    if acceptor.held_count(env, &owner.identity, &op.op.key) >= quota {
+        return Err(RefusedOp::Quota);
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! What every part of the register is told with each step, and where it puts what it wants done.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+
+use crate::clock::Now;
+use crate::codec::Wire;
+use crate::config::Config;
+use crate::event::{Event, Output, Write};
+use crate::identity::{PublicKey, SecretKey};
+use crate::message::Message;
+use crate::record::{RegisterKey, Scope, guard};
+use crate::sign::NamespaceId;
+use crate::view::{Chain, View};
+
+/// The rules of the lease protocol without which it breaks. All hold; tests switch one off to see their schedule fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// A retry is known by its nonce as well as by its number.
+    pub(crate) nonce: bool,
+    /// The number of an operation is on disk before the operation is sent.
+    pub(crate) op_seq_on_disk: bool,
+    /// Operations that are not above the last one of the same owner do nothing.
+    pub(crate) op_seq_compared: bool,
+    /// A renewal never shortens a lease.
+    pub(crate) longest_duration: bool,
+    /// The owner counts the duration of the granted record.
+    pub(crate) granted_duration: bool,
+    /// Rounds are reserved on disk, so that a restarted coordinator uses no ballot again.
+    pub(crate) rounds_on_disk: bool,
+    /// A batch holds at most one operation for each key.
+    pub(crate) one_op_per_key: bool,
+    /// An acceptor refuses a second value under one ballot.
+    pub(crate) one_value_per_ballot: bool,
+    /// Results of any but the newest operation are ignored.
+    pub(crate) newest_only: bool,
+    /// A lease of another boot has lapsed until it is renewed.
+    pub(crate) boot_compared: bool,
+    /// The owner counts from before anything is sent.
+    pub(crate) count_from_send: bool,
+    /// The end of a lease is compared at each use.
+    pub(crate) checked_at_use: bool,
+    /// A lease belongs to an owner and one client of it.
+    pub(crate) client_compared: bool,
+    /// What a replica counted is saved every minute.
+    pub(crate) elapsed_saved: bool,
+    /// Quorums are counted for each key of a batch.
+    pub(crate) quorum_per_key: bool,
+    /// A claim that was given up is followed by a release.
+    pub(crate) release_given_up: bool,
+    /// Names have one spelling.
+    pub(crate) normal_names: bool,
+    /// Refusals write nothing.
+    pub(crate) refusals_write_nothing: bool,
+    /// A replica waits for longer than the duration.
+    pub(crate) guarded: bool,
+    /// "All slots are given" is answered only for a value that was chosen.
+    pub(crate) spent_is_settled: bool,
+    /// Acceptors check the signatures in slots.
+    pub(crate) acceptor_checks: bool,
+    /// Acceptors and coordinators carry on an append whose date has passed.
+    pub(crate) dates_at_append_only: bool,
+    /// A spent invite is answered from memory.
+    pub(crate) spent_cached: bool,
+    /// An identity that has a slot gets no second one.
+    pub(crate) slot_found_again: bool,
+}
+
+impl Rules {
+    /// All of them.
+    pub(crate) const ALL: Self = Self {
+        nonce: true,
+        op_seq_on_disk: true,
+        op_seq_compared: true,
+        longest_duration: true,
+        granted_duration: true,
+        rounds_on_disk: true,
+        one_op_per_key: true,
+        one_value_per_ballot: true,
+        newest_only: true,
+        boot_compared: true,
+        count_from_send: true,
+        checked_at_use: true,
+        client_compared: true,
+        elapsed_saved: true,
+        quorum_per_key: true,
+        release_given_up: true,
+        normal_names: true,
+        refusals_write_nothing: true,
+        guarded: true,
+        spent_is_settled: true,
+        acceptor_checks: true,
+        dates_at_append_only: true,
+        spent_cached: true,
+        slot_found_again: true,
+    };
+}
+
+/// What every step may look at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Env<'a> {
+    pub(crate) ns: &'a NamespaceId,
+    pub(crate) identity: &'a SecretKey,
+    pub(crate) me: PublicKey,
+    pub(crate) config: &'a Config,
+    pub(crate) chain: &'a Chain,
+    pub(crate) rules: Rules,
+    pub(crate) now: Now,
+}
+
+impl<'a> Env<'a> {
+    /// The newest view that decides about a key.
+    pub(crate) fn view_of(&self, key: &RegisterKey) -> Option<&'a View> {
+        self.chain.newest(key.shard(self.ns, self.config))
+    }
+
+    /// The view of this scope, if it is the newest one of its shard.
+    pub(crate) fn current(&self, scope: &Scope) -> Option<&'a View> {
+        self.chain.newest(scope.shard).filter(|view| Scope::of(view) == *scope)
+    }
+
+    /// How long a replica keeps a lease of this duration.
+    pub(crate) fn guard(&self, dur: Duration) -> Duration {
+        if self.rules.guarded { guard(dur, self.config.rho_ppm) } else { dur }
+    }
+}
+
+/// Why something from a peer was ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropReason {
+    /// Not the bytes of a message.
+    Malformed,
+    /// From a peer that was not admitted.
+    NotAdmitted,
+    /// From a joiner, and not what joiners may send.
+    JoinerMayNot,
+    /// An operation signed by somebody else, or wrongly.
+    ForgedOp,
+    /// From somebody who is no replica of the view.
+    NotReplica,
+    /// A vote with a wrong signature or store.
+    ForgedVote,
+    /// About a view that is over.
+    OldView,
+    /// An answer that nobody waits for.
+    Unexpected,
+    /// A value that does not prove itself.
+    ForgedValue,
+    /// A second value under one ballot: a replica contradicts itself.
+    SecondValue,
+    /// A certificate that proves nothing.
+    BadCertificate,
+    /// More than there is room for.
+    Overflow,
+    /// Too many from one peer.
+    TooOften,
+    /// Configuration or views that were not taken over.
+    BadFetch,
+    /// An operation of this node that it did not make: another machine has the same key.
+    Cloned,
+}
+
+impl DropReason {
+    /// For status pages and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed-message",
+            Self::NotAdmitted => "not-admitted",
+            Self::JoinerMayNot => "joiner-may-not",
+            Self::ForgedOp => "forged-operation",
+            Self::NotReplica => "not-a-replica",
+            Self::ForgedVote => "forged-vote",
+            Self::OldView => "old-view",
+            Self::Unexpected => "unexpected-answer",
+            Self::ForgedValue => "forged-value",
+            Self::SecondValue => "second-value",
+            Self::BadCertificate => "bad-certificate",
+            Self::Overflow => "overflow",
+            Self::TooOften => "too-often",
+            Self::BadFetch => "bad-configuration",
+            Self::Cloned => "identity-used-elsewhere",
+        }
+    }
+}
+
+/// What the parts want done, in order. Messages of this node to itself stay inside.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    output: VecDeque<Output>,
+    local: VecDeque<Message>,
+    drops: BTreeMap<DropReason, u64>,
+}
+
+impl Outbox {
+    /// Writes that follow each other go to disk together.
+    pub(crate) fn persist(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        if let Some(Output::Persist(writes)) = self.output.back_mut() {
+            writes.retain(|write| write.key != key);
+            writes.push(Write { key, value });
+        } else {
+            self.output.push_back(Output::Persist(vec![Write { key, value }]));
+        }
+    }
+
+    /// Sends, to this node itself by a shorter way.
+    pub(crate) fn send(&mut self, env: &Env<'_>, to: &PublicKey, message: Message) {
+        if *to == env.me {
+            self.local.push_back(message);
+        } else if let Some(peer) = to.peer_id() {
+            self.send_peer(peer, &message);
+        }
+    }
+
+    /// Sends to another node.
+    pub(crate) fn send_peer(&mut self, to: PeerId, message: &Message) {
+        self.output.push_back(Output::Send { to, message: message.to_bytes() });
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.output.push_back(Output::Event(event));
+    }
+
+    pub(crate) fn push(&mut self, output: Output) {
+        match output {
+            Output::Persist(writes) => writes.into_iter().for_each(|write| self.persist(write.key, write.value)),
+            Output::Send { .. }
+            | Output::Admit { .. }
+            | Output::Refuse { .. }
+            | Output::Dial { .. }
+            | Output::Publish { .. }
+            | Output::Event(_) => self.output.push_back(output),
+        }
+    }
+
+    pub(crate) fn drop(&mut self, reason: DropReason) {
+        *self.drops.entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn drops(&self) -> &BTreeMap<DropReason, u64> {
+        &self.drops
+    }
+
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.output.pop_front()
+    }
+
+    pub(crate) fn poll_local(&mut self) -> Option<Message> {
+        self.local.pop_front()
+    }
+}

@@ -225,3 +225,81 @@ fn random<const N: usize>(rng: &mut impl CryptoRng) -> [u8; N] {
     rng.fill_bytes(&mut bytes);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::fixture::{TODAY, apply, key, now};
+    use crate::membership::{Membership, Stage, stage};
+    use crate::namespace::Image;
+
+    fn request(name: &str) -> CreateRequest {
+        CreateRequest { name: name.to_owned(), range: None, lease: Duration::from_secs(3600), recovery: None }
+    }
+
+    fn refused(request: CreateRequest) -> CreateError {
+        create(request, &key(1), [1; 32], TODAY).unwrap_err()
+    }
+
+    #[test]
+    fn the_founder_is_a_member_of_what_it_founded() {
+        let created = create(request("lab"), &key(1), [1; 32], TODAY).unwrap();
+        let mut image = Image::new();
+        apply(&mut image, &created.writes);
+        assert!(matches!(stage(&image), Ok(Stage::Joined(ns)) if ns == created.ns));
+        let founder = Membership::load(key(1), &created.data, &image, [0; 32], now()).unwrap();
+        assert_eq!(founder.ns(), created.ns);
+        assert_eq!(founder.config().zone, "lab.internal");
+        assert_eq!(founder.config().authority, [created.authority.public()]);
+        assert_eq!(founder.config().range, Config::default_range(&created.ns));
+        let view = founder.chain().newest(15).unwrap();
+        assert_eq!((view.members.len(), view.members[0].store_id), (1, founder.store_id()));
+        assert_eq!(view.members[0].serial, founder.credential().serial(&created.ns));
+        assert_ne!(created.authority.public(), key(1).public());
+    }
+
+    #[test]
+    fn two_namespaces_of_one_name_are_two() {
+        let first = create(request("lab"), &key(1), [1; 32], TODAY).unwrap();
+        let second = create(request("lab"), &key(1), [2; 32], TODAY).unwrap();
+        assert_ne!(first.ns, second.ns);
+        assert_ne!(*first.data, *second.data);
+    }
+
+    #[test]
+    fn the_default_range_is_one_of_64() {
+        for byte in 0..=255 {
+            let range = Config::default_range(&NamespaceId([byte; 32]));
+            assert_eq!(range.prefix_len(), 16);
+            assert!((64..128).contains(&range.network().octets()[1]) && range.network().octets()[0] == 10);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_namespace_is_refused_by_name() {
+        assert_eq!(refused(request("Lab")), CreateError::Name);
+        assert_eq!(refused(request("")), CreateError::Name);
+        let lease = |seconds| CreateRequest { lease: Duration::from_secs(seconds), ..request("lab") };
+        assert_eq!(refused(lease(29)), CreateError::Lease);
+        assert_eq!(refused(lease(u64::MAX)), CreateError::Lease);
+        for bad in
+            ["10.0.0.0/7", "10.0.0.0/30", "127.0.0.0/16", "224.0.0.0/8", "169.254.0.0/20", "240.0.0.0/8", "0.0.0.0/8"]
+        {
+            let request = CreateRequest { range: Some(bad.parse().unwrap()), ..request("lab") };
+            assert_eq!(refused(request), CreateError::Range, "{bad}");
+        }
+        let twice = found(request("lab"), &[&key(1), &key(1)], [1; 32], TODAY);
+        assert_eq!(twice.map(drop), Err(CreateError::Founders));
+    }
+
+    #[test]
+    fn a_range_is_cut_to_its_network() {
+        let request = CreateRequest { range: Some("10.9.8.7/24".parse().unwrap()), ..request("lab") };
+        let created = create(request, &key(1), [1; 32], TODAY).unwrap();
+        let mut image = Image::new();
+        apply(&mut image, &created.writes);
+        let founder = Membership::load(key(1), &created.data, &image, [0; 32], now()).unwrap();
+        assert_eq!(founder.config().range.to_string(), "10.9.8.0/24");
+        assert_eq!(founder.config().shards, 1);
+    }
+}

@@ -11,7 +11,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -101,6 +101,7 @@ pub struct Joiner {
     rng: ChaCha20Rng,
     instance: [u8; 8],
     pending: BTreeMap<PeerId, [u8; 16]>,
+    satisfied: BTreeSet<PeerId>,
     targets: Targets,
     founded: Option<Founded>,
     phase: Phase,
@@ -142,6 +143,7 @@ impl Joiner {
             rng,
             instance,
             pending: BTreeMap::new(),
+            satisfied: BTreeSet::new(),
             targets: Targets::new(&token.contacts),
             founded: None,
             phase: Phase::Done,
@@ -225,6 +227,7 @@ impl Joiner {
                 )));
                 self.output.push_back(Output::Admit { peer: from, level: Level::Member });
                 self.founded = Some(founded);
+                self.satisfied.insert(from);
                 self.redeem_at(from, &replicas, now);
                 Ok(())
             }
@@ -264,6 +267,7 @@ impl Joiner {
 
     /// The last connection to this peer ended, it could not be dialled, or a message to it could not be delivered.
     pub fn handle_gone(&mut self, peer: PeerId, now: Now) {
+        self.satisfied.remove(&peer);
         if self.pending.remove(&peer).is_some() {
             self.targets.closed_without_answer(&peer);
         }
@@ -307,6 +311,8 @@ impl Joiner {
 
     fn try_next(&mut self, now: Now) {
         match self.targets.next() {
+            // Still connected, so nobody would say hello again.
+            Step::Dial { peer, .. } if self.satisfied.contains(&peer) => self.start_redeeming(peer, now),
             Step::Dial { peer, addrs } => {
                 self.events.push_back(JoinerEvent::Progress(format!("asking {peer}")));
                 self.phase = Phase::Hello { peer, until: now.mono + HELLO_TIMEOUT };
@@ -411,6 +417,10 @@ impl Joiner {
             }
         }
         // A member that is no replica may still pass it on.
+        self.start_redeeming(from, now);
+    }
+
+    fn start_redeeming(&mut self, from: PeerId, now: Now) {
         self.events.push_back(JoinerEvent::Progress(format!("redeeming the invite at {from}")));
         self.phase = Phase::Redeem {
             peer: from,

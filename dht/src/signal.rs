@@ -19,6 +19,9 @@ pub const MAX_CANDIDATES: usize = 16;
 /// Peers whose numbers are remembered.
 const MAX_PEERS: usize = 4096;
 
+/// Ended processes of one peer that are remembered.
+const MAX_ENDED: usize = 8;
+
 /// One address at which the sender's data socket may be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -199,9 +202,104 @@ impl Freshness {
         }
         if heard.instance != instance {
             heard.ended.push_back(heard.instance);
-            heard.ended.truncate(8);
+            if heard.ended.len() > MAX_ENDED {
+                heard.ended.pop_front();
+            }
         }
         (heard.instance, heard.seq) = (instance, seq);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::fixture::{key, peer};
+
+    const NS: NamespaceId = NamespaceId([7; 32]);
+
+    fn candidates(seq: u64, instance: u8) -> Candidates {
+        let list = ["192.0.2.1:5000", "[2001:db8::1]:5000"];
+        Candidates {
+            to: key(2).public(),
+            seq,
+            instance: [instance; 8],
+            want_reply: true,
+            list: list.iter().map(|addr| Candidate { kind: 1, addr: addr.parse().unwrap() }).collect(),
+        }
+    }
+
+    #[test]
+    fn the_receiver_reads_what_was_signed_for_it() {
+        let message = candidates(1, 1).sign(&NS, &key(1));
+        let read = Candidates::open(&NS, &key(1).public(), &key(2).public(), &message);
+        assert_eq!(read, Ok(candidates(1, 1)));
+    }
+
+    #[test]
+    fn nobody_else_does_and_no_byte_may_change() {
+        let message = candidates(1, 1).sign(&NS, &key(1));
+        let open = |ns, from: u8, me: u8, message: &[u8]| {
+            Candidates::open(&ns, &key(from).public(), &key(me).public(), message).unwrap_err()
+        };
+        assert_eq!(open(NS, 1, 3, &message), SignalError::ForAnother);
+        assert_eq!(open(NS, 3, 2, &message), SignalError::Signature);
+        assert_eq!(open(NamespaceId([8; 32]), 1, 2, &message), SignalError::Signature);
+        for place in 0..message.len() {
+            let mut changed = message.clone();
+            changed[place] ^= 1;
+            open(NS, 1, 2, &changed);
+        }
+        for cut in 0..message.len() {
+            open(NS, 1, 2, &message[..cut]);
+        }
+    }
+
+    #[test]
+    fn a_number_counts_once_and_an_ended_process_never_again() {
+        let mut fresh = Freshness::default();
+        assert_eq!(fresh.check(peer(1), &candidates(5, 1)), Ok(()));
+        assert_eq!(fresh.check(peer(1), &candidates(5, 1)), Err(SignalError::Repeated));
+        assert_eq!(fresh.check(peer(1), &candidates(4, 1)), Err(SignalError::Repeated));
+        assert_eq!(fresh.check(peer(1), &candidates(1, 2)), Ok(()));
+        assert_eq!(fresh.check(peer(1), &candidates(9, 1)), Err(SignalError::Repeated));
+        assert_eq!(fresh.check(peer(2), &candidates(1, 1)), Ok(()));
+        for instance in 3..100 {
+            assert_eq!(fresh.check(peer(1), &candidates(1, instance)), Ok(()));
+        }
+        assert_eq!(fresh.check(peer(1), &candidates(9, 98)), Err(SignalError::Repeated));
+        assert!(fresh.peers[&peer(1)].ended.len() <= MAX_ENDED);
+    }
+
+    #[test]
+    fn nothing_is_probed_that_could_be_a_victim_or_ourselves() {
+        let filter = Filter { loopback: Loopback::Refused, overlays: vec!["10.64.0.0/16".parse().unwrap()] };
+        let allows = |text: &str| filter.allows(&text.parse().unwrap());
+        for good in
+            ["192.0.2.1:5000", "192.168.1.7:5000", "10.63.0.1:1", "100.64.0.1:9", "[2001:db8::1]:5000", "[fd00::1]:1"]
+        {
+            assert!(allows(good), "{good}");
+        }
+        for bad in [
+            "192.0.2.1:0",
+            "0.0.0.0:5000",
+            "0.1.2.3:5000",
+            "127.0.0.1:5000",
+            "224.0.0.1:5000",
+            "239.255.255.250:1900",
+            "255.255.255.255:5000",
+            "240.0.0.1:5000",
+            "10.64.3.4:5000",
+            "[::]:5000",
+            "[::1]:5000",
+            "[ff02::1]:5000",
+            "[fe80::1]:5000",
+            "[::ffff:127.0.0.1]:5000",
+            "[::ffff:10.64.3.4]:5000",
+        ] {
+            assert!(!allows(bad), "{bad}");
+        }
+        let local = Filter { loopback: Loopback::Allowed, ..filter.clone() };
+        assert!(local.allows(&"127.0.0.1:5000".parse().unwrap()));
     }
 }

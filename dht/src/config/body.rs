@@ -468,3 +468,142 @@ impl Wire for Checkpoint {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::membership::fixture::{TODAY, key};
+
+    fn config() -> Config {
+        let range = "10.64.0.0/16".parse().unwrap();
+        Config::first("lab", key(1).public(), range, Duration::from_secs(86_400), TODAY)
+    }
+
+    /// Every list filled.
+    fn full() -> Config {
+        Config {
+            authority: vec![key(2).public(), key(1).public()],
+            threshold: 2,
+            renewers: vec![Renewer { identity: key(3).public(), max_days: 90, roles: 13 }],
+            reserved: vec!["10.64.1.0/24".parse().unwrap(), "10.64.4.0/22".parse().unwrap()],
+            pinned: vec![
+                Pin { key: PinKey::Address(Ipv4Addr::new(10, 64, 0, 9)), serial: [1; 16] },
+                Pin { key: PinKey::Name("head".to_owned()), serial: [2; 16] },
+            ],
+            reserved_names: vec!["mail".to_owned(), "printer".to_owned()],
+            checkpoints: vec![Checkpoint { shard: 1, incarnation: 0, view: 4, hash: [3; 32], floor: 2 }],
+            ..config()
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for config in [config(), full()] {
+            assert_eq!(Config::from_bytes(&config.to_bytes()), Ok(config));
+        }
+    }
+
+    #[test]
+    fn every_cut_and_a_trailing_byte_are_refused() {
+        let bytes = full().to_bytes();
+        for cut in 0..bytes.len() {
+            assert!(Config::from_bytes(&bytes[..cut]).is_err());
+        }
+        assert_eq!(Config::from_bytes(&[&bytes[..], &[0]].concat()), Err(DecodeError::Trailing));
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_or_another_configuration() {
+        let bytes = full().to_bytes();
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 0x40;
+            if let Ok(config) = Config::from_bytes(&changed) {
+                assert_eq!(config.to_bytes(), changed);
+                assert_ne!(config, full());
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_outside_its_limits_is_named() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = full();
+            change(&mut config);
+            Config::from_bytes(&config.to_bytes()).unwrap_err()
+        };
+        assert_eq!(refused(|c| c.name = "Lab".to_owned()), DecodeError::Invalid("name"));
+        assert_eq!(refused(|c| c.authority.clear()), DecodeError::Invalid("authority"));
+        assert_eq!(refused(|c| c.authority[1] = c.authority[0]), DecodeError::Invalid("authority"));
+        assert_eq!(refused(|c| c.threshold = 3), DecodeError::Invalid("threshold"));
+        assert_eq!(refused(|c| c.threshold = 0), DecodeError::Invalid("threshold"));
+        assert_eq!(refused(|c| c.range = "10.0.0.0/30".parse().unwrap()), DecodeError::Invalid("range"));
+        assert_eq!(refused(|c| c.range = "10.0.0.1/24".parse().unwrap()), DecodeError::Invalid("range"));
+        assert_eq!(refused(|c| c.reserved.reverse()), DecodeError::Invalid("reserved ranges"));
+        assert_eq!(refused(|c| c.pinned.reverse()), DecodeError::Invalid("pins"));
+        assert_eq!(refused(|c| c.reserved_names.reverse()), DecodeError::Invalid("reserved names"));
+        assert_eq!(refused(|c| c.zone = "lab..internal".to_owned()), DecodeError::Invalid("zone"));
+        assert_eq!(refused(|c| c.mtu = 100), DecodeError::Invalid("MTU"));
+        assert_eq!(refused(|c| c.lease_s = c.max_lease_s + 1), DecodeError::Invalid("lease"));
+        assert_eq!(refused(|c| (c.lease_s, c.max_lease_s) = (5, 29)), DecodeError::Invalid("lease"));
+        assert_eq!(refused(|c| c.shards = 12), DecodeError::Invalid("shards"));
+        assert_eq!(refused(|c| c.replicas = 2), DecodeError::Invalid("replicas"));
+    }
+
+    #[test]
+    fn names_that_mean_something_to_programs_are_nobodys() {
+        for name in ["localhost", "wpad", "isatap", "mail", "printer"] {
+            assert!(full().is_reserved_name(name), "{name}");
+        }
+        assert!(!full().is_reserved_name("debian"));
+    }
+
+    #[test]
+    fn the_edges_of_the_range_the_service_and_reserved_parts_are_nobodys() {
+        let config = full();
+        assert_eq!(config.service(), Ipv4Addr::new(10, 64, 0, 1));
+        let claimable = |text: &str| config.is_claimable(text.parse().unwrap());
+        for free in ["10.64.0.2", "10.64.0.255", "10.64.255.254"] {
+            assert!(claimable(free), "{free}");
+        }
+        for not in ["10.64.0.0", "10.64.0.1", "10.64.255.255", "10.64.1.7", "10.64.7.9", "10.65.0.1"] {
+            assert!(!claimable(not), "{not}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_shards_follows_from_the_range() {
+        let shards = [
+            ("10.0.0.0/29", 1),
+            ("10.0.0.0/20", 1),
+            ("10.0.0.0/19", 16),
+            ("10.0.0.0/12", 16),
+            ("10.0.0.0/11", 256),
+            ("10.0.0.0/8", 256),
+        ];
+        for (range, count) in shards {
+            assert_eq!(shards_for(range.parse().unwrap()), count, "{range}");
+        }
+    }
+
+    #[test]
+    fn names_are_labels_in_normal_form() {
+        for good in ["lab", "a", "0", "my-lab-2", "12345678901234567890123456789012"] {
+            assert!(valid_name(good), "{good}");
+        }
+        for bad in ["", "Lab", "-lab", "lab-", "l ab", "l.b", "läb", "l_b", "123456789012345678901234567890123"] {
+            assert!(!valid_name(bad), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            if let Ok(config) = Config::from_bytes(&bytes) {
+                prop_assert_eq!(config.to_bytes(), bytes);
+            }
+        }
+    }
+}

@@ -113,6 +113,26 @@ fn a_lost_answer_brings_the_same_bytes_again() {
 }
 
 #[test]
+fn a_connected_contact_that_does_not_answer_is_asked_again_without_a_dial() {
+    let world = World::new();
+    let mut joiner = fresh(world.invite(1), 9);
+    dials(&mut joiner);
+    let hello = joiner.hello(peer(1), now());
+    let response = world.founder().handle_hello(peer(9), &hello, now()).unwrap();
+    joiner.handle_hello_response(peer(1), &response, now()).unwrap();
+    while joiner.poll_output().is_some() {}
+    let mut clock = second(16);
+    joiner.handle_timeout(clock);
+    clock.mono = joiner.poll_timeout().unwrap().0;
+    joiner.handle_timeout(clock);
+    assert!(matches!(joiner.poll_output(), Some(Output::Send { to, .. }) if to == peer(1)));
+    joiner.handle_gone(peer(1), clock);
+    clock.mono = joiner.poll_timeout().unwrap().0;
+    joiner.handle_timeout(clock);
+    assert_eq!(dials(&mut joiner), [peer(1)]);
+}
+
+#[test]
 fn a_contact_that_closes_without_a_word_each_time_is_an_answer() {
     let world = World::new();
     let mut joiner = fresh(world.invite(1), 9);

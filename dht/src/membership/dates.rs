@@ -62,3 +62,60 @@ impl Dates {
         self.anchor.1.saturating_add(now.mono.saturating_duration_since(self.anchor.0).as_secs())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::fixture::{TODAY, at};
+
+    fn after(seconds: u64, unix_s: u64) -> Now {
+        at(unix_s, Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_clock_before_what_is_surely_past_judges_nothing() {
+        let mut dates = Dates::new(TODAY, after(0, 100));
+        assert!(!dates.trusts(after(0, 100)));
+        dates.advance(after(60, TODAY + 5));
+        assert!(dates.trusts(after(60, TODAY + 5)));
+        assert_eq!(dates.judge(after(60, TODAY + 5)), TODAY + 5);
+    }
+
+    #[test]
+    fn a_clock_set_back_prolongs_nothing() {
+        let mut dates = Dates::new(TODAY, after(0, TODAY + 1000));
+        dates.advance(after(10, TODAY + 10));
+        assert_eq!(dates.judge(after(10, TODAY + 10)), TODAY + 1010);
+        dates.advance(after(20, 0));
+        assert_eq!(dates.judge(after(20, 0)), TODAY + 1020);
+    }
+
+    #[test]
+    fn a_leap_forward_counts_when_it_has_stood_for_an_hour() {
+        let year = 365 * 86_400;
+        let mut dates = Dates::new(TODAY, after(0, TODAY));
+        dates.advance(after(10, TODAY + year));
+        assert_eq!(dates.judge(after(10, TODAY + year)), TODAY + 10);
+        dates.advance(after(3500, TODAY + year));
+        assert_eq!(dates.judge(after(3500, TODAY + year)), TODAY + 3500);
+        dates.advance(after(3611, TODAY + year));
+        assert_eq!(dates.judge(after(3611, TODAY + year)), TODAY + year);
+    }
+
+    #[test]
+    fn a_leap_that_is_taken_back_was_none() {
+        let year = 365 * 86_400;
+        let mut dates = Dates::new(TODAY, after(0, TODAY));
+        dates.advance(after(10, TODAY + year));
+        dates.advance(after(1000, TODAY + 1000));
+        dates.advance(after(3700, TODAY + year));
+        assert_eq!(dates.judge(after(3700, TODAY + year)), TODAY + 3700);
+    }
+
+    #[test]
+    fn a_small_step_forward_counts_at_once() {
+        let mut dates = Dates::new(TODAY, after(0, TODAY));
+        dates.advance(after(10, TODAY + 1800));
+        assert_eq!(dates.judge(after(10, TODAY + 1800)), TODAY + 1800);
+    }
+}

@@ -109,6 +109,8 @@ mod tests {
         assert_eq!(place("", "10.64.0.0/16"), Reverse::Outside);
         assert_eq!(place("65.10", "10.64.0.0/16"), Reverse::Outside);
         assert_eq!(place("7.0.65.10", "10.64.0.0/16"), Reverse::Outside);
+        assert_eq!(place("10", "10.0.0.0/16"), Reverse::Outside, "an octet that is not said is not zero");
+        assert_eq!(place("x.10", "10.0.0.0/16"), Reverse::Outside);
         assert_eq!(place("31.172", "172.16.0.0/12"), Reverse::Apex);
         assert_eq!(place("32.172", "172.16.0.0/12"), Reverse::Outside);
         assert_eq!(place("15.172", "172.16.0.0/12"), Reverse::Outside);

@@ -10,3 +10,4 @@ mod options;
 mod properties;
 mod release;
 mod request;
+mod requirements;

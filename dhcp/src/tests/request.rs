@@ -183,6 +183,8 @@ fn a_renewal_with_the_server_named_is_still_a_renewal() {
     let bound = lab.bind(&host);
     let named = with(host.renew(bound), DhcpOption::ServerIdentifier(super::lab::SERVER));
     assert_eq!(kind(&reply(&lab.send(&host, &named))), MessageType::Ack);
+    let confused = with(host.renew(bound), DhcpOption::RequestedIpAddress(ip(99)));
+    assert_eq!(reply(&lab.send(&host, &confused)).yiaddr(), bound);
     let other = with(host.renew(bound), DhcpOption::ServerIdentifier(ELSEWHERE));
     assert_eq!(lab.send(&host, &other), []);
     assert_eq!(lab.bound(), [bound]);
@@ -258,6 +260,20 @@ fn grants_that_were_not_asked_for_are_not_passed_on() {
         assert_eq!(lab.released(), back, "{wrong}");
     }
     assert_eq!(lab.dropped(DropReason::WrongGrant), 4);
+    assert_eq!(lab.bound(), [used]);
+}
+
+#[test]
+fn the_address_of_another_client_here_is_neither_offered_nor_given_back() {
+    let mut lab = Lab::new();
+    let used = lab.bind(&Host::new(2));
+    lab.register = Register::Waits;
+    let host = Host::new(1);
+    lab.events();
+    lab.send(&host, &host.discover());
+    let claim = lab.only_claim();
+    assert_eq!(lab.answer(claim, Outcome::Granted { ip: used, remaining: secs(60) }), []);
+    assert_eq!(lab.released(), NONE);
     assert_eq!(lab.bound(), [used]);
 }
 

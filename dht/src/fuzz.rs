@@ -1,1 +1,3 @@
-//! (to be written)
+//! One entry per decoder, for fuzzers and for the corpus. None may panic on any bytes.
+
+pub mod membership;

@@ -335,20 +335,16 @@ impl Node {
     }
 }
 
-/// `$OVERLAY_BIN`, else the newer of the release and the debug build.
+/// `$OVERLAY_BIN`, else the release build, else the debug build.
 ///
 /// # Errors
-/// Neither is there.
+/// None is there.
 pub fn overlay_binary() -> anyhow::Result<PathBuf> {
     if let Some(binary) = std::env::var_os("OVERLAY_BIN") {
         return Ok(binary.into());
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the package lies in the workspace")?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let built = |profile: &str| {
-        let binary = target.join(profile).join("overlay");
-        Some((binary.metadata().ok()?.modified().ok()?, binary))
-    };
-    let newest = built("release").into_iter().chain(built("debug")).max();
-    newest.map(|(_, binary)| binary).context("no overlay binary; run: cargo build --release")
+    let built = ["release", "debug"].map(|profile| target.join(profile).join("overlay"));
+    built.into_iter().find(|binary| binary.exists()).context("no overlay binary; run: cargo build --release")
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::outcome::Outcome;
 use crate::say::say;
@@ -35,6 +35,16 @@ pub(crate) fn run(what: &str, args: &[&str], env: &[(&str, &str)]) -> anyhow::Re
         outcome.failed = 1;
     }
     Ok(outcome)
+}
+
+/// Builds `target/release/overlay`.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn build_program() -> anyhow::Result<()> {
+    let outcome = run("program", &["build", "--locked", "--release", "--package", "node"], &[])?;
+    ensure!(outcome.failed == 0, "the program does not build");
+    Ok(())
 }
 
 /// Where cargo puts what it builds.

@@ -1,7 +1,10 @@
 //! The project's chores: `cargo xtask test`, and what else `cargo xtask` lists.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cargo;
+mod demo;
+mod measure;
 mod outcome;
 mod say;
 mod test;
@@ -13,6 +16,8 @@ use say::say;
 
 const USAGE: &str = "\
 cargo xtask test [--quick]   everything that must hold; --quick leaves out the tests that need root and /dev/net/tun
+cargo xtask demo [--stay]    three machines in network namespaces, two of them behind home routers (root)
+cargo xtask bench            measures what docs/benchmarks.md shows, and writes it (root, some minutes)
 ";
 
 fn main() -> ExitCode {
@@ -21,6 +26,9 @@ fn main() -> ExitCode {
     let done = match words[..] {
         ["test"] => test::run(test::Extent::All),
         ["test", "--quick"] => test::run(test::Extent::Quick),
+        ["demo"] => demo::run(demo::Afterwards::Leave),
+        ["demo", "--stay"] => demo::run(demo::Afterwards::Stay),
+        ["bench"] => bench::run(),
         _ => {
             say(USAGE);
             return ExitCode::from(2);

@@ -1,5 +1,8 @@
 //! Two and more parties in virtual time.
 
+mod life;
+mod net;
+
 use std::time::Instant;
 
 /// One real instant that virtual time counts from.

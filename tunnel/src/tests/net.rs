@@ -1,0 +1,311 @@
+//! Nodes on a wire in virtual time: latency, loss, sizes, changes of address, and an eavesdropper.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use libp2p_identity::PeerId;
+use zeroize::Zeroizing;
+
+use super::origin;
+use crate::noise::public_key;
+use crate::{Candidate, CandidateKind, Config, DropReason, Event, Kind, PeerKeys, Session, Suites, Transmit, Tunnel};
+
+pub(crate) const NAMESPACE: [u8; 32] = [0x4e; 32];
+
+pub(crate) fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+pub(crate) fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// The peer id of an identity key, which need not be a point on the curve here.
+pub(crate) fn peer_id(identity: [u8; 32]) -> PeerId {
+    PeerId::from_bytes(&[&[0x00, 0x24, 0x08, 0x01, 0x12, 0x20], &identity[..]].concat()).unwrap()
+}
+
+/// A datagram under way or seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Flight {
+    pub(crate) at: Instant,
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+}
+
+pub(crate) struct Node {
+    pub(crate) tunnel: Tunnel,
+    pub(crate) id: PeerId,
+    pub(crate) addr: SocketAddr,
+    pub(crate) secret: [u8; 32],
+    pub(crate) events: Vec<(Instant, Event)>,
+    pub(crate) reserves: bool,
+    floor: u64,
+}
+
+impl Node {
+    pub(crate) fn keys(&self) -> PeerKeys {
+        PeerKeys { x25519: public_key(&self.secret), credential_hash: credential(&self.secret) }
+    }
+
+    /// Payloads received, control messages left out.
+    pub(crate) fn packets(&self) -> Vec<Vec<u8>> {
+        let packet = |event: &Event| match event {
+            Event::Message { kind, payload, .. } if *kind != Kind::Control => Some(payload.clone()),
+            _ => None,
+        };
+        self.events.iter().filter_map(|(_, event)| packet(event)).collect()
+    }
+
+    pub(crate) fn drops(&self, reason: DropReason) -> u64 {
+        self.tunnel.drops().get(&reason).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn has(&self, wanted: impl Fn(&Event) -> bool) -> bool {
+        self.events.iter().any(|(_, event)| wanted(event))
+    }
+
+    pub(crate) fn count(&self, wanted: impl Fn(&Event) -> bool) -> usize {
+        self.events.iter().filter(|(_, event)| wanted(event)).count()
+    }
+
+    /// The session to seal with.
+    pub(crate) fn sending(&self) -> std::sync::Arc<Session> {
+        self.tunnel.sessions().into_iter().find(|view| view.sending).unwrap().session
+    }
+}
+
+pub(crate) fn credential(secret: &[u8; 32]) -> [u8; 32] {
+    secret.map(|byte| byte ^ 0xc5)
+}
+
+pub(crate) type Filter = Box<dyn FnMut(&Flight) -> bool>;
+
+pub(crate) struct Net {
+    pub(crate) now: Instant,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) latency: Duration,
+    /// False loses the datagram.
+    pub(crate) filter: Filter,
+    /// Everything that was sent, lost or not.
+    pub(crate) seen: Vec<Flight>,
+    /// Source as sent, source as it arrives: a NAT that has lost its mapping.
+    pub(crate) moved: BTreeMap<SocketAddr, SocketAddr>,
+    wire: BTreeMap<(Instant, u64), Flight>,
+    serial: u64,
+}
+
+impl Net {
+    /// `n` nodes that know each other's keys and addresses.
+    pub(crate) fn new(n: u8) -> Self {
+        let mut net = Self::strangers(n);
+        for a in 0..usize::from(n) {
+            for b in 0..usize::from(n) {
+                if a != b {
+                    net.introduce(a, b);
+                }
+            }
+        }
+        net
+    }
+
+    /// `n` nodes that know nothing of each other.
+    pub(crate) fn strangers(n: u8) -> Self {
+        let now = origin();
+        let mut net = Self {
+            now,
+            nodes: Vec::new(),
+            latency: ms(10),
+            filter: Box::new(|_| true),
+            seen: Vec::new(),
+            moved: BTreeMap::new(),
+            wire: BTreeMap::new(),
+            serial: 0,
+        };
+        for node in 0..n {
+            net.add(node, |_| {});
+        }
+        net
+    }
+
+    pub(crate) fn add(&mut self, n: u8, change: impl FnOnce(&mut Config)) {
+        let secret = [n + 1; 32];
+        let tunnel = tunnel(n, secret, u64::from(n), 0, change, self.now);
+        let node = Node {
+            id: peer_id([n + 0x80; 32]),
+            addr: SocketAddr::from(([192, 0, 2, n + 1], 4000)),
+            secret,
+            tunnel,
+            events: Vec::new(),
+            reserves: true,
+            floor: 0,
+        };
+        self.nodes.push(node);
+        self.drain(self.nodes.len() - 1);
+    }
+
+    /// Tells `a` all about `b`.
+    pub(crate) fn introduce(&mut self, a: usize, b: usize) {
+        let (id, keys, addr) = (self.nodes[b].id, self.nodes[b].keys(), self.nodes[b].addr);
+        let now = self.now;
+        self.nodes[a].tunnel.set_peer(id, keys, now);
+        self.nodes[a].tunnel.set_candidates(id, vec![Candidate { addr, kind: CandidateKind::Observed }], now);
+        self.drain(a);
+    }
+
+    /// Node `n` loses its memory; its disk remembers the numbers.
+    pub(crate) fn restart(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        let index = u8::try_from(n).unwrap();
+        node.tunnel = tunnel(index, node.secret, 1000 + node.floor, node.floor, |_| {}, self.now);
+        self.drain(n);
+        for other in 0..self.nodes.len() {
+            if other != n {
+                self.introduce(n, other);
+            }
+        }
+    }
+
+    pub(crate) fn send(&mut self, a: usize, b: usize, payload: &[u8]) {
+        self.send_as(a, b, Kind::Packet, payload);
+    }
+
+    pub(crate) fn send_as(&mut self, a: usize, b: usize, kind: Kind, payload: &[u8]) {
+        let (id, now) = (self.nodes[b].id, self.now);
+        self.nodes[a].tunnel.send(id, kind, payload, now);
+        self.drain(a);
+    }
+
+    /// Node `a` seals by itself, as the fast path does.
+    pub(crate) fn send_fast(&mut self, a: usize, b: usize, payload: &[u8]) {
+        let id = self.nodes[b].id;
+        let view = self.nodes[a].tunnel.sessions().into_iter().find(|view| view.sending && view.peer == id);
+        let Some(view) = view else {
+            self.send(a, b, payload);
+            return;
+        };
+        let mut datagram = Vec::new();
+        match view.session.seal(Kind::Packet, &[], payload, &mut datagram) {
+            Ok(()) => self.put(self.nodes[a].addr, Transmit { to: view.endpoint, datagram }),
+            Err(_) => self.send(a, b, payload),
+        }
+    }
+
+    /// Puts a datagram on the wire.
+    pub(crate) fn put(&mut self, from: SocketAddr, transmit: Transmit) {
+        let flight = Flight { at: self.now, from, to: transmit.to, bytes: transmit.datagram };
+        self.seen.push(flight.clone());
+        if (self.filter)(&flight) {
+            self.serial += 1;
+            self.wire.insert((self.now + self.latency, self.serial), flight);
+        }
+    }
+
+    /// Hands a datagram to node `n` at once.
+    pub(crate) fn inject(&mut self, n: usize, from: SocketAddr, bytes: &[u8]) {
+        let wall = self.wall();
+        self.nodes[n].tunnel.handle_datagram(from, bytes, wall, self.now);
+        self.drain(n);
+    }
+
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut steps = 0u32;
+        loop {
+            steps += 1;
+            assert!(steps < 2_000_000, "the network does not come to rest");
+            let arrival = self.wire.first_key_value().map(|((at, _), _)| *at);
+            let timer = self.nodes.iter().filter_map(|node| node.tunnel.poll_timeout()).map(|(at, _)| at).min();
+            let Some(at) = [arrival, timer].into_iter().flatten().min().filter(|at| *at <= end) else {
+                break;
+            };
+            self.now = self.now.max(at);
+            if arrival.is_some_and(|arrival| arrival <= self.now) {
+                let (_, flight) = self.wire.pop_first().unwrap();
+                self.deliver(&flight);
+            }
+            for n in 0..self.nodes.len() {
+                if self.nodes[n].tunnel.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
+                    self.nodes[n].tunnel.handle_timeout(self.now);
+                    self.drain(n);
+                    let next = self.nodes[n].tunnel.poll_timeout();
+                    assert!(next.is_none_or(|(at, _)| at > self.now), "a timer that does not advance: {next:?}");
+                }
+            }
+        }
+        self.now = end;
+    }
+
+    /// Both directions up between all.
+    pub(crate) fn settle(&mut self) {
+        for a in 0..self.nodes.len() {
+            for b in a + 1..self.nodes.len() {
+                self.send(a, b, b"settle");
+                self.run(secs(1));
+            }
+        }
+        self.nodes.iter_mut().for_each(|node| node.events.clear());
+        self.seen.clear();
+    }
+
+    fn deliver(&mut self, flight: &Flight) {
+        let from = self.moved.get(&flight.from).copied().unwrap_or(flight.from);
+        let Some(n) =
+            self.nodes.iter().position(|node| node.addr == flight.to || self.moved.get(&node.addr) == Some(&flight.to))
+        else {
+            return;
+        };
+        // Behind a NAT that moved, nothing arrives at the old address.
+        if self.moved.get(&self.nodes[n].addr).is_some_and(|moved| *moved != flight.to) {
+            return;
+        }
+        self.inject(n, from, &flight.bytes);
+    }
+
+    pub(crate) fn wall(&self) -> u64 {
+        u64::try_from((self.now - origin()).as_millis()).unwrap()
+    }
+
+    pub(crate) fn drain(&mut self, n: usize) {
+        while let Some(event) = self.nodes[n].tunnel.poll_event() {
+            if let Event::ReserveHandshakes { upto } = event
+                && self.nodes[n].reserves
+            {
+                self.nodes[n].floor = upto;
+                self.nodes[n].tunnel.handshakes_reserved(upto);
+            }
+            let now = self.now;
+            self.nodes[n].events.push((now, event));
+        }
+        while let Some(transmit) = self.nodes[n].tunnel.poll_transmit() {
+            self.put(self.nodes[n].addr, transmit);
+        }
+    }
+}
+
+pub(crate) fn tunnel(
+    n: u8,
+    secret: [u8; 32],
+    instance: u64,
+    floor: u64,
+    change: impl FnOnce(&mut Config),
+    now: Instant,
+) -> Tunnel {
+    let mut config = Config {
+        namespace: NAMESPACE,
+        identity: peer_id([n + 0x80; 32]),
+        secret: Zeroizing::new(secret),
+        credential_hash: credential(&secret),
+        slot: n & 0xf,
+        instance,
+        outer_mtu: 1500,
+        heads: [n; 8],
+        suites: Suites::AES_FIRST,
+    };
+    change(&mut config);
+    let mut seed = [n; 32];
+    seed[..8].copy_from_slice(&instance.to_be_bytes());
+    Tunnel::new(config, floor, seed, now)
+}

@@ -1,2 +1,34 @@
-//! Stub.
-fn main() {}
+//! `overlay`: a peer-to-peer virtual network with unique addresses and no server.
+//!
+//! This crate is the shell: command line, daemon, control socket, and the threads around the pure [`engine`].
+
+mod cli;
+mod client;
+mod commands;
+mod control;
+mod daemon;
+mod dns;
+mod inbound;
+mod io;
+mod launch;
+mod outbound;
+mod report;
+mod runtime;
+mod socket;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    report::start_logging(cli.verbose);
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! `overlay doctor`: what is wrong, why, and what to change.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use engine::State;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::client;
+use crate::daemon::Daemon;
+use crate::report;
+use crate::socket::Call;
+
+/// One thing looked at.
+#[derive(Serialize, Deserialize)]
+struct Finding {
+    /// Whether it is as it should be.
+    ok: bool,
+    /// What was looked at, and what was seen.
+    what: String,
+    /// What to do about it.
+    cure: Option<String>,
+}
+
+impl Finding {
+    fn good(what: impl Into<String>) -> Self {
+        Self { ok: true, what: what.into(), cure: None }
+    }
+    fn bad(what: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self { ok: false, what: what.into(), cure: Some(cure.into()) }
+    }
+}
+
+pub(crate) fn print(state: &Path, json: bool) -> anyhow::Result<()> {
+    let findings: Vec<Finding> = match client::connect(state)? {
+        Some(stream) => serde_json::from_value(client::call(stream, &Call::Doctor, |_| ())?)?,
+        None => without_daemon(state),
+    };
+    if json {
+        report::line(&serde_json::to_string_pretty(&findings)?);
+        return Ok(());
+    }
+    for finding in findings {
+        report::line(&format!("{} {}", if finding.ok { "ok " } else { "BAD" }, finding.what));
+        if let Some(cure) = finding.cure {
+            report::line(&format!("    {cure}"));
+        }
+    }
+    Ok(())
+}
+
+fn without_daemon(state: &Path) -> Vec<Finding> {
+    vec![
+        device(),
+        privilege(),
+        Finding::bad(
+            format!("no overlay runs on {}", state.display()),
+            "start one with `overlay create`, `overlay join` or `overlay up`",
+        ),
+    ]
+}
+
+fn device() -> Finding {
+    if Path::new("/dev/net/tun").exists() {
+        Finding::good("/dev/net/tun is there")
+    } else {
+        Finding::bad("/dev/net/tun is missing", "load the kernel module: modprobe tun")
+    }
+}
+
+fn privilege() -> Finding {
+    if rustix::process::geteuid().is_root() {
+        Finding::good("running as root")
+    } else {
+        Finding::bad("not running as root", "a TAP device needs root or CAP_NET_ADMIN: use sudo, or --no-tap")
+    }
+}
+
+/// The daemon's own view.
+pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
+    let mut findings = vec![device()];
+    let data = daemon.port;
+    for running in daemon.matching(None).await? {
+        let name = running.alias();
+        let overlay = running.overlay_port();
+        findings.push(Finding::good(format!(
+            "{name}: others reach this machine on UDP {data}, UDP {overlay} and TCP {overlay}; open these in a firewall"
+        )));
+        let status = running.status().await?;
+        findings.push(state_finding(&name, status.state, status.cause.as_deref()));
+        if status.view.as_ref().is_some_and(|view| view.members.len() == 1) {
+            findings.push(Finding::bad(
+                format!("{name}: one machine alone keeps the register"),
+                "keep the machine that created the namespace running: while it is off, nothing is granted or renewed",
+            ));
+        }
+        for peer in status.peers.iter().filter(|peer| peer.path == "none") {
+            let why = peer.why.as_deref().unwrap_or("no address of it answered");
+            findings.push(Finding::bad(
+                format!("{name}: no path to {}: {why}", peer.peer_id),
+                format!("open UDP {data} on one of the two machines, and name it there with --advertise HOST:{data}"),
+            ));
+        }
+        let notable = status.drops.iter().filter(|(_, count)| **count > 0);
+        let drops: Vec<String> = notable.map(|(reason, count)| format!("{reason} {count}")).collect();
+        if !drops.is_empty() {
+            findings.push(Finding::good(format!("{name}: dropped so far: {}", drops.join(", "))));
+        }
+    }
+    Ok(serde_json::to_value(findings)?)
+}
+
+fn state_finding(name: &str, state: State, cause: Option<&str>) -> Finding {
+    let what = format!("{name}: {state}{}", cause.map_or(String::new(), |cause| format!(": {cause}")));
+    match state {
+        State::Bound | State::Joined => Finding::good(what),
+        State::Joining | State::Claiming => {
+            Finding::bad(what, "wait; if it stays so, check that a member can be reached")
+        }
+        State::Renewing => Finding::bad(what, "bring the named replica back before the lease ends"),
+        State::Partitioned | State::Lost => Finding::bad(
+            what,
+            "bring a replica back: the machine that created the namespace has to be up and reachable",
+        ),
+        State::Denied => Finding::bad(what, "ask a member for a new invite"),
+    }
+}

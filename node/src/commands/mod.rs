@@ -1,0 +1,98 @@
+//! One function for each word of the command line.
+
+pub(crate) mod doctor;
+mod foreground;
+mod show;
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+
+use crate::cli::{Cli, Command, Create, Invite, Join};
+use crate::client::call_daemon;
+use crate::report;
+use crate::socket::{Call, Start};
+use crate::state;
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { state, json, verbose: _, command } = cli;
+    match command {
+        Command::Create(create) => foreground::run(&state, vec![start_create(create)?], foreground::After::Introduce),
+        Command::Join(join) => foreground::run(&state, vec![start_join(join)?], foreground::After::Nothing),
+        Command::Up => foreground::run(&state, Vec::new(), foreground::After::Nothing),
+        Command::Invite(invite) => make_invite(&state, invite, json),
+        Command::Revoke { namespace, member } => {
+            bail!(
+                "cannot revoke {member} in {namespace}: this version has no revocation; invites can be limited with --uses and --ttl"
+            )
+        }
+        Command::Status { namespace } => show::status(&state, namespace, json),
+        Command::Peers { namespace } => show::peers(&state, namespace, json),
+        Command::Leases { namespace } => show::leases(&state, namespace, json),
+        Command::Lookup { what, namespace } => show::lookup(&state, namespace, what, json),
+        Command::Ping { what, count, namespace } => show::ping(&state, namespace, &what, count, json),
+        Command::Doctor => doctor::print(&state, json),
+        Command::Leave { namespace, forget, destroy } => leave(&state, namespace, forget, destroy, json),
+    }
+}
+
+fn start_create(create: Create) -> anyhow::Result<Start> {
+    let recovery = match create.recovery_file {
+        None => None,
+        Some(file) => {
+            let key = state::random()?;
+            state::write_key(&file, &key).context("cannot write the recovery key")?;
+            Some(*key)
+        }
+    };
+    Ok(Start::Create {
+        name: create.namespace,
+        range: create.range,
+        lease_s: create.lease.as_secs(),
+        recovery,
+        options: create.options,
+    })
+}
+
+fn start_join(join: Join) -> anyhow::Result<Start> {
+    let token = join.invite.map(|text| read_token(&text)).transpose()?;
+    Ok(Start::Join { name: join.namespace, token, options: join.options })
+}
+
+/// A token is a secret, and arguments can be seen by everybody on the machine; so files and pipes do too.
+fn read_token(text: &str) -> anyhow::Result<String> {
+    let read = |input: &mut dyn std::io::Read| {
+        let mut token = String::new();
+        std::io::Read::read_to_string(&mut std::io::Read::take(input, 4096), &mut token).map(|_| token)
+    };
+    match text.strip_prefix('@') {
+        Some(file) => {
+            let mut input = std::fs::File::open(file).with_context(|| format!("cannot read the invite in {file}"))?;
+            Ok(read(&mut input)?)
+        }
+        None if text == "-" => Ok(read(&mut std::io::stdin()).context("cannot read the invite from standard input")?),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn make_invite(state: &Path, invite: Invite, json: bool) -> anyhow::Result<()> {
+    let Invite { namespace, uses, ttl, role, hosts } = invite;
+    let value = call_daemon(state, &Call::Invite { namespace, uses, ttl_s: ttl.as_secs(), role, hosts })?;
+    if json {
+        report::line(&serde_json::json!({"token": value}).to_string());
+    } else {
+        report::line(value.as_str().unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn leave(state: &Path, namespace: String, forget: bool, destroy: bool, json: bool) -> anyhow::Result<()> {
+    let value = call_daemon(state, &Call::Leave { namespace: namespace.clone(), forget, destroy })?;
+    if json {
+        report::line(&value.to_string());
+    } else {
+        report::note(&format!("left {namespace}{}", if forget { " for good" } else { "" }));
+    }
+    Ok(())
+}

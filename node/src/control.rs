@@ -1,0 +1,160 @@
+//! The control thread of one namespace: everything that is not plain forwarding, one input after the other.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bridge::Offload;
+use dht::Command;
+use dht::clock::{Now, OwnerTime};
+use engine::fast::Roamed;
+use engine::{Engine, NamespaceStatus, Output, Request, RequestId, Snapshot};
+use libp2p::PeerId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::inbound::Drops;
+use crate::io::clock::SystemClock;
+use crate::io::tap::Tap;
+use crate::io::udp::DataSocket;
+
+/// A machine that slept or was restored for longer than this has lapsed leases and may repeat packet numbers.
+const MAX_JUMP: Duration = Duration::from_secs(5);
+/// Commands that wait for the driver. The engine bounds what is under way; this guards against the sum.
+const MAX_BACKLOG: usize = 16_384;
+/// The longest sleep: the lease clocks want a reading at least every minute.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// What the control thread is told.
+pub(crate) enum Input {
+    Frame { frame: Vec<u8>, offload: Offload },
+    Datagram { from: SocketAddr, datagram: Vec<u8> },
+    Opened { peer: PeerId, kind: tunnel::Kind, payload: Vec<u8> },
+    Roamed { roamed: Roamed, from: SocketAddr },
+    TooBig { to: SocketAddr, size: usize },
+    TapGone,
+    Overlay(dht::Event),
+    Forwarded { id: ::dns::QueryId, reply: Option<Vec<u8>> },
+    Endpoints { lan: Vec<SocketAddr>, configured: Vec<SocketAddr> },
+    Request { id: RequestId, request: Request },
+    Status(oneshot::Sender<NamespaceStatus>),
+    Stop,
+}
+
+/// What the control thread drives.
+pub(crate) struct Control {
+    pub(crate) engine: Engine,
+    pub(crate) tap: Option<Tap>,
+    pub(crate) socket: Arc<DataSocket>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) events: mpsc::Sender<engine::Event>,
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) clock: Arc<SystemClock>,
+    pub(crate) drops: Arc<Drops>,
+}
+
+impl Control {
+    /// Runs until told to stop or until nobody is left to tell.
+    pub(crate) fn run(mut self, inputs: &Receiver<Input>) {
+        let mut backlog = VecDeque::new();
+        let mut last = self.clock.now();
+        self.engine.start(last);
+        self.act(&mut backlog);
+        loop {
+            let now = self.clock.now();
+            let wait = self.engine.poll_timeout(now).map_or(MAX_WAIT, |(at, _)| {
+                at.saturating_duration_since(now.mono).min(if backlog.is_empty() { MAX_WAIT } else { Duration::ZERO })
+            });
+            let input = inputs.recv_timeout(wait.max(Duration::from_millis(1)));
+            let now = self.clock.now();
+            if jumped(last, now) {
+                self.engine.erase_sessions(now);
+            }
+            last = now;
+            match input {
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(input) => self.take(input, now),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.engine.poll_timeout(now).is_some_and(|(at, _)| at <= now.mono) {
+                self.engine.handle_timeout(now);
+            }
+            self.act(&mut backlog);
+        }
+    }
+
+    fn take(&mut self, input: Input, now: Now) {
+        let engine = &mut self.engine;
+        match input {
+            Input::Frame { frame, offload } => engine.handle_frame(&frame, offload, now),
+            Input::Datagram { from, datagram } => engine.handle_datagram(from, &datagram, now),
+            Input::Opened { peer, kind, payload } => engine.handle_opened(peer, kind, &payload, now),
+            Input::Roamed { roamed, from } => engine.handle_roamed(roamed, from, now),
+            Input::TooBig { to, size } => {
+                // The kernel does not say how much would pass; the next smaller usual size is tried.
+                let outer = if size + 48 > 1500 { 1500 } else { 1280 };
+                engine.handle_too_big(to, outer, now);
+            }
+            Input::TapGone => self.drops.count("tap-gone"),
+            Input::Overlay(event) => engine.handle_overlay(event, now),
+            Input::Forwarded { id, reply } => engine.handle_forwarded(id, reply.as_deref(), now),
+            Input::Endpoints { lan, configured } => engine.handle_endpoints(lan, configured, now),
+            Input::Request { id, request } => engine.handle_request(id, request, now),
+            Input::Status(answer) => {
+                let mut status = engine.status(now);
+                let fast = self.drops.read();
+                status.drops.extend(fast.into_iter().map(|(reason, count)| (format!("node.{reason}"), count)));
+                let _ = answer.send(status);
+            }
+            Input::Stop => {}
+        }
+    }
+
+    /// Does what the engine wants done. The snapshot goes first: a session may be used once its first datagram left.
+    fn act(&mut self, backlog: &mut VecDeque<Command>) {
+        let snapshot = self.engine.snapshot();
+        if !Arc::ptr_eq(&snapshot, &self.snapshot.load()) {
+            self.snapshot.store(snapshot);
+        }
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Frame { frame, offload } => self.write(&frame, offload),
+                Output::Transmit { to, datagram } => {
+                    if self.socket.send(to, &datagram, datagram.len()).is_err() {
+                        self.drops.count("send-failed");
+                    }
+                }
+                Output::Command(command) if backlog.len() < MAX_BACKLOG => backlog.push_back(command),
+                Output::Command(_) => self.drops.count("command-backlog-full"),
+                Output::Event(event) => {
+                    if self.events.try_send(event).is_err() {
+                        self.drops.count("event-queue-full");
+                    }
+                }
+            }
+        }
+        // Waiting here could wait for ever: the driver may be waiting to hand us an event.
+        while let Some(command) = backlog.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(command)) = self.commands.try_send(command) {
+                backlog.push_front(command);
+                break;
+            }
+        }
+    }
+
+    fn write(&self, frame: &[u8], offload: Offload) {
+        let Some(tap) = &self.tap else { return };
+        if tap.write(offload, frame, &[]).is_err() {
+            self.drops.count("tap-refused-frame");
+        }
+    }
+}
+
+/// Whether the machine slept, or was restored, between two readings: the owner's clock counts that, the other does not.
+fn jumped(last: Now, now: Now) -> bool {
+    let OwnerTime(owner) = now.owner;
+    let awake = now.mono.saturating_duration_since(last.mono);
+    owner.saturating_sub(last.owner.0).saturating_sub(awake) > MAX_JUMP
+}

@@ -1,0 +1,277 @@
+//! One daemon: one identity, one data socket, many namespaces.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use arc_swap::ArcSwap;
+use dht::NamespaceId;
+use engine::{NamespaceStatus, Reply, Request, RequestId};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use crate::inbound::{self, Lane, Lanes, SLOTS};
+use crate::io::clock::SystemClock;
+use crate::io::link::Links;
+use crate::io::udp::DataSocket;
+use crate::launch::{self, Prepared};
+use crate::report;
+use crate::runtime::{Progress, Running};
+use crate::socket::{self, Answer, Answers, Call, Start};
+use crate::state::StateDir;
+
+/// How long `leave` waits for the register.
+const LEAVE_WAIT: Duration = Duration::from_secs(6);
+
+/// Everything that namespaces share.
+pub(crate) struct Daemon {
+    pub(crate) state: StateDir,
+    pub(crate) socket: Arc<DataSocket>,
+    pub(crate) port: u16,
+    pub(crate) clock: Arc<SystemClock>,
+    pub(crate) links: Links,
+    pub(crate) stop: Arc<AtomicBool>,
+    lanes: Arc<ArcSwap<Lanes>>,
+    namespaces: Mutex<BTreeMap<NamespaceId, Arc<Running>>>,
+    requests: AtomicU64,
+    _lock: std::fs::File,
+}
+
+impl Daemon {
+    /// Opens the state directory and the data socket, and answers on the control socket.
+    pub(crate) fn start(path: &Path, port: Option<u16>) -> anyhow::Result<Arc<Self>> {
+        let state = StateDir::open(path)?;
+        let lock = state.lock()?;
+        crate::dns::clean_up_after_crash(state.path());
+        state.identity()?;
+        let socket = Arc::new(DataSocket::bind(state.port(port)?)?);
+        let daemon = Arc::new(Self {
+            port: socket.port()?,
+            socket,
+            clock: Arc::new(SystemClock::start()),
+            links: Links::open()?,
+            stop: Arc::new(AtomicBool::new(false)),
+            lanes: Arc::new(ArcSwap::from_pointee(std::array::from_fn(|_| None))),
+            namespaces: Mutex::new(BTreeMap::new()),
+            requests: AtomicU64::new(1),
+            state,
+            _lock: lock,
+        });
+        let listener = socket::listen(&daemon.state.control_socket())?;
+        tokio::spawn(socket::serve(listener, Arc::clone(&daemon)));
+        daemon.receive()?;
+        Ok(daemon)
+    }
+
+    fn receive(&self) -> anyhow::Result<()> {
+        let (socket, lanes) = (Arc::clone(&self.socket), Arc::clone(&self.lanes));
+        let (clock, stop) = (Arc::clone(&self.clock), Arc::clone(&self.stop));
+        std::thread::Builder::new()
+            .name("inbound".into())
+            .spawn(move || inbound::run(&socket, &lanes, &clock, &stop))
+            .context("cannot start the inbound thread")?;
+        Ok(())
+    }
+
+    /// Prepares and runs a namespace; one that runs already is returned as it is.
+    pub(crate) async fn run(self: &Arc<Self>, start: Start) -> anyhow::Result<Arc<Running>> {
+        let mut namespaces = self.namespaces.lock().await;
+        if let Some(running) = already_running(&namespaces, &start) {
+            return Ok(running);
+        }
+        let prepared = launch::prepare(&self.state, start, self.port, self.clock.now())?;
+        self.begin(&mut namespaces, prepared)
+    }
+
+    /// Runs every namespace that is known here.
+    pub(crate) async fn run_all(self: &Arc<Self>) -> anyhow::Result<Vec<Arc<Running>>> {
+        let mut namespaces = self.namespaces.lock().await;
+        let mut running = Vec::new();
+        for (dir, settings) in self.state.namespaces()? {
+            let prepared = launch::resume(&self.state, dir, settings, self.clock.now())?;
+            running.push(self.begin(&mut namespaces, prepared)?);
+        }
+        Ok(running)
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        namespaces: &mut BTreeMap<NamespaceId, Arc<Running>>,
+        prepared: Prepared,
+    ) -> anyhow::Result<Arc<Running>> {
+        let id = prepared.dir.id;
+        let used: Vec<usize> = namespaces.values().map(|running| running.slot).collect();
+        let slot = (0..SLOTS)
+            .find(|slot| !used.contains(slot))
+            .ok_or_else(|| anyhow!("this daemon runs {SLOTS} namespaces, and that is the most"))?;
+        let running = Running::start(Arc::clone(self), slot, prepared);
+        namespaces.insert(id, Arc::clone(&running));
+        Ok(running)
+    }
+
+    /// Ranges of the other namespaces here, with their names.
+    pub(crate) async fn ranges_besides(&self, id: NamespaceId) -> Vec<(ipnet::Ipv4Net, String)> {
+        let namespaces = self.namespaces.lock().await;
+        let others = namespaces.values().filter(|running| running.id != id);
+        others.filter_map(|running| Some((running.summary()?.range, running.alias()))).collect()
+    }
+
+    /// Lets the inbound thread reach a namespace, or no longer.
+    pub(crate) fn set_lane(&self, slot: usize, lane: Option<Arc<Lane>>) {
+        self.lanes.rcu(|lanes| {
+            let mut next: Lanes = lanes.as_ref().clone();
+            next[slot].clone_from(&lane);
+            next
+        });
+    }
+
+    /// Ends all namespaces in order: their leases and memberships stay.
+    pub(crate) async fn shut_down(&self) {
+        let namespaces = std::mem::take(&mut *self.namespaces.lock().await);
+        for running in namespaces.into_values() {
+            running.stop().await;
+        }
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = std::fs::remove_file(self.state.control_socket());
+    }
+
+    /// Answers one call of the control socket.
+    pub(crate) async fn answer(self: &Arc<Self>, call: Call, answers: &mut Answers) -> anyhow::Result<Value> {
+        match call {
+            Call::Status { namespace } => self.status(namespace).await,
+            Call::Lookup { namespace, what } => {
+                let running = self.one(namespace).await?;
+                let mut value = reply_value(self.ask(&running, Request::Lookup { what }).await?)?;
+                if let (Some(object), Some(summary)) = (value.as_object_mut(), running.summary()) {
+                    object.insert("view".into(), json!({"number": summary.view, "members": texts(&summary.members)}));
+                }
+                Ok(value)
+            }
+            Call::Ping { namespace, what } => {
+                let running = self.one(namespace).await?;
+                let reply = self.ask(&running, Request::Ping { what }).await?;
+                Ok(serde_json::to_value(reply)?)
+            }
+            Call::Invite { namespace, uses, ttl_s, role, hosts } => {
+                let running = self.one(Some(namespace)).await?;
+                let request = running.invite_request(uses, Duration::from_secs(ttl_s), role, hosts).await?;
+                reply_value(self.ask(&running, request).await?)
+            }
+            Call::Leave { namespace, forget, destroy } => self.leave(&namespace, forget, destroy).await,
+            Call::Start(start) => {
+                let running = self.run(start).await?;
+                let line = wait_ready(&running).await?;
+                answers.send(&Answer::Ready(line)).await;
+                Ok(Value::Null)
+            }
+            Call::Doctor => crate::commands::doctor::examine(self).await,
+        }
+    }
+
+    /// A one-use invite for the person who has just created the namespace.
+    pub(crate) async fn first_token(&self, running: &Running) -> anyhow::Result<String> {
+        let day = Duration::from_secs(86_400);
+        let request = running.invite_request(1, day, crate::cli::Role::Member, 256).await?;
+        match self.ask(running, request).await? {
+            Reply::Token(token) => Ok(token),
+            Reply::Failed(why) => bail!(why),
+            Reply::Owner { .. } | Reply::Pong { .. } | Reply::NoPong { .. } | Reply::Left => {
+                bail!("no token came back")
+            }
+        }
+    }
+
+    async fn status(&self, namespace: Option<String>) -> anyhow::Result<Value> {
+        let peer_id = dht::identity::SecretKey::from_seed(&*self.state.identity()?).peer_id().to_string();
+        let mut list: Vec<NamespaceStatus> = Vec::new();
+        for running in self.matching(namespace).await? {
+            list.push(running.status().await?);
+        }
+        Ok(json!({"version": env!("CARGO_PKG_VERSION"), "peer_id": peer_id, "namespaces": list}))
+    }
+
+    /// All namespaces that run here, or the one of this name.
+    pub(crate) async fn matching(&self, namespace: Option<String>) -> anyhow::Result<Vec<Arc<Running>>> {
+        let namespaces = self.namespaces.lock().await;
+        let all = namespaces.values().cloned();
+        let Some(name) = namespace else { return Ok(all.collect()) };
+        let found: Vec<_> = all.filter(|running| running.is_called(&name)).collect();
+        if found.is_empty() {
+            bail!("no namespace {name} runs here; `overlay status` lists those that do");
+        }
+        Ok(found)
+    }
+
+    async fn one(&self, namespace: Option<String>) -> anyhow::Result<Arc<Running>> {
+        let mut found = self.matching(namespace).await?;
+        match (found.pop(), found.is_empty()) {
+            (Some(running), true) => Ok(running),
+            (None, _) => bail!("no namespace runs here"),
+            (Some(_), false) => bail!("several namespaces run here; say which with --namespace"),
+        }
+    }
+
+    async fn ask(&self, running: &Running, request: Request) -> anyhow::Result<Reply> {
+        let id = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+        running.ask(id, request).await
+    }
+
+    async fn leave(&self, name: &str, forget: bool, destroy: bool) -> anyhow::Result<Value> {
+        let running = self.one(Some(name.to_owned())).await?;
+        if forget && !destroy {
+            running.refuse_to_destroy(name)?;
+        }
+        let left = tokio::time::timeout(LEAVE_WAIT, self.ask(&running, Request::Leave)).await;
+        let told = matches!(left, Ok(Ok(Reply::Left)));
+        self.namespaces.lock().await.remove(&running.id);
+        running.stop().await;
+        if forget {
+            running.erase()?;
+        }
+        if !told {
+            report::note("the register did not answer; the leases end by themselves");
+        }
+        Ok(json!({"left": name, "released": told, "forgotten": forget}))
+    }
+}
+
+/// Waits until a namespace is usable.
+pub(crate) async fn wait_ready(running: &Running) -> anyhow::Result<String> {
+    let mut progress = running.progress();
+    loop {
+        match progress.borrow_and_update().clone() {
+            Progress::Ready(line) => return Ok(line),
+            Progress::Failed(why) => return Err(anyhow!(why)),
+            Progress::Starting => {}
+        }
+        progress.changed().await.map_err(|_| anyhow!("the namespace was stopped"))?;
+    }
+}
+
+fn already_running(namespaces: &BTreeMap<NamespaceId, Arc<Running>>, start: &Start) -> Option<Arc<Running>> {
+    let (name, alias) = match start {
+        Start::Create { name, options, .. } | Start::Join { name, options, .. } => (name, &options.alias),
+    };
+    let wanted = alias.as_ref().unwrap_or(name);
+    namespaces.values().find(|running| running.is_called(wanted)).cloned()
+}
+
+fn reply_value(reply: Reply) -> anyhow::Result<Value> {
+    match reply {
+        Reply::Failed(why) => Err(anyhow!(why)),
+        Reply::Owner { .. } | Reply::Pong { .. } | Reply::NoPong { .. } | Reply::Token(_) | Reply::Left => {
+            let value = serde_json::to_value(reply)?;
+            Ok(match value {
+                Value::Object(object) if object.len() == 1 => object.into_iter().next().map_or(Value::Null, |(_, v)| v),
+                other => other,
+            })
+        }
+    }
+}
+
+pub(crate) fn texts(peers: &[libp2p::PeerId]) -> Vec<String> {
+    peers.iter().map(ToString::to_string).collect()
+}

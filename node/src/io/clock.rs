@@ -1,0 +1,60 @@
+//! The only place that reads a clock.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
+
+use dht::clock::{BootId, LeaseClocks, Now, Reading};
+use rustix::time::{ClockId, clock_gettime};
+
+/// The machine's clocks, shared by all threads.
+pub(crate) struct SystemClock {
+    boot: BootId,
+    leases: Mutex<LeaseClocks>,
+}
+
+impl SystemClock {
+    /// Starts the lease clocks. Without the kernel's boot id every start counts as another boot: leases lapse
+    /// until renewed, which is the safe side.
+    pub(crate) fn start() -> Self {
+        Self { boot: boot_id(), leases: Mutex::new(LeaseClocks::new(reading())) }
+    }
+
+    /// All clocks at this moment.
+    pub(crate) fn now(&self) -> Now {
+        let (owner, replica) = self.leases.lock().unwrap_or_else(std::sync::PoisonError::into_inner).advance(reading());
+        Now { mono: monotonic(), owner, replica, boot: self.boot, unix_s: wall().as_secs() }
+    }
+}
+
+/// For retries and timeouts.
+#[expect(clippy::disallowed_methods, reason = "this is the shell's clock")]
+pub(crate) fn monotonic() -> Instant {
+    Instant::now()
+}
+
+/// Time since 1970, for expiry dates and handshake numbers. A clock before 1970 reads as 1970.
+#[expect(clippy::disallowed_methods, reason = "this is the shell's clock")]
+pub(crate) fn wall() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn reading() -> Reading {
+    let read = |clock| {
+        let time = clock_gettime(clock);
+        Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    };
+    Reading { boottime: read(ClockId::Boottime), monotonic: read(ClockId::Monotonic), raw: read(ClockId::MonotonicRaw) }
+}
+
+fn boot_id() -> BootId {
+    let parsed = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(|text| {
+        let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+        Some(u128::from_str_radix(&digits, 16).ok()?.to_be_bytes())
+    });
+    BootId(parsed.unwrap_or_else(|| {
+        let mut random = [0; 16];
+        // Without randomness the program does not get this far: keys are made first.
+        let _ = getrandom::fill(&mut random);
+        random
+    }))
+}

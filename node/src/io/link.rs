@@ -1,0 +1,138 @@
+//! Links, addresses and routes of the kernel, over netlink.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, anyhow};
+use futures::TryStreamExt;
+use ipnet::Ipv4Net;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+
+/// What we know of one network interface.
+#[derive(Clone, Debug)]
+pub(crate) struct Interface {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mtu: u32,
+    pub(crate) loopback: bool,
+    pub(crate) up: bool,
+}
+
+/// A connection to the kernel's routing tables.
+#[derive(Clone)]
+pub(crate) struct Links(Handle);
+
+impl Links {
+    /// Opens netlink; its task runs on the current tokio runtime.
+    pub(crate) fn open() -> anyhow::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    /// The interface of this name.
+    pub(crate) async fn by_name(&self, name: &str) -> anyhow::Result<Interface> {
+        let all = self.interfaces().await?;
+        all.into_iter().find(|link| link.name == name).ok_or_else(|| anyhow!("no interface {name}"))
+    }
+
+    /// Sets hardware address and MTU and takes the interface up.
+    pub(crate) async fn bring_up(&self, index: u32, mac: [u8; 6], mtu: u16) -> anyhow::Result<()> {
+        let message = LinkUnspec::new_with_index(index).address(mac.to_vec()).mtu(u32::from(mtu)).up().build();
+        self.0.link().set(message).execute().await.context("cannot take the TAP device up")
+    }
+
+    /// Gives the interface an address; the kernel adds the route of its prefix.
+    pub(crate) async fn add_address(&self, index: u32, ip: Ipv4Addr, prefix_len: u8) -> anyhow::Result<()> {
+        let request = self.0.address().add(index, IpAddr::V4(ip), prefix_len).replace();
+        request.execute().await.with_context(|| format!("cannot give the TAP device the address {ip}/{prefix_len}"))
+    }
+
+    /// Takes an address away; one that is already gone is no error.
+    pub(crate) async fn remove_address(&self, index: u32, ip: Ipv4Addr) -> anyhow::Result<()> {
+        let mut addresses = self.0.address().get().set_link_index_filter(index).execute();
+        while let Some(message) = addresses.try_next().await? {
+            if addresses_of(&message).any(|address| address == IpAddr::V4(ip)) {
+                return Ok(self.0.address().del(message).execute().await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every address of every interface that is up.
+    pub(crate) async fn addresses(&self) -> anyhow::Result<Vec<(Interface, IpAddr)>> {
+        let links = self.interfaces().await?;
+        let mut found = Vec::new();
+        let mut messages = self.0.address().get().execute();
+        while let Some(message) = messages.try_next().await? {
+            let Some(link) = links.iter().find(|link| link.index == message.header.index && link.up) else { continue };
+            found.extend(addresses_of(&message).map(|ip| (link.clone(), ip)));
+        }
+        Ok(found)
+    }
+
+    /// IPv4 routes other than the default route, each with the name of its interface.
+    pub(crate) async fn routes(&self) -> anyhow::Result<Vec<(Ipv4Net, String)>> {
+        let links = self.interfaces().await?;
+        let mut found = Vec::new();
+        let filter = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let mut messages = self.0.route().get(filter).execute();
+        while let Some(message) = messages.try_next().await? {
+            let Some((net, index)) = destination(&message) else { continue };
+            let name = links.iter().find(|link| link.index == index).map_or_else(String::new, |link| link.name.clone());
+            found.push((net, name));
+        }
+        Ok(found)
+    }
+
+    async fn interfaces(&self) -> anyhow::Result<Vec<Interface>> {
+        let mut found = Vec::new();
+        let mut messages = self.0.link().get().execute();
+        while let Some(message) = messages.try_next().await? {
+            let mut link = Interface {
+                index: message.header.index,
+                name: String::new(),
+                mtu: 0,
+                loopback: message.header.flags.contains(LinkFlags::Loopback),
+                up: message.header.flags.contains(LinkFlags::Up),
+            };
+            for attribute in &message.attributes {
+                if let LinkAttribute::IfName(name) = attribute {
+                    link.name.clone_from(name);
+                }
+                if let LinkAttribute::Mtu(mtu) = attribute {
+                    link.mtu = *mtu;
+                }
+            }
+            found.push(link);
+        }
+        Ok(found)
+    }
+}
+
+fn addresses_of(message: &AddressMessage) -> impl Iterator<Item = IpAddr> + '_ {
+    message.attributes.iter().filter_map(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    })
+}
+
+fn destination(message: &RouteMessage) -> Option<(Ipv4Net, u32)> {
+    // Table 255 holds the kernel's own local and broadcast entries.
+    if message.header.table == 255 || message.header.destination_prefix_length == 0 {
+        return None;
+    }
+    let mut address = None;
+    let mut index = None;
+    for attribute in &message.attributes {
+        if let RouteAttribute::Destination(RouteAddress::Inet(ip)) = attribute {
+            address = Some(*ip);
+        }
+        if let RouteAttribute::Oif(oif) = attribute {
+            index = Some(*oif);
+        }
+    }
+    Some((Ipv4Net::new(address?, message.header.destination_prefix_length).ok()?, index?))
+}

@@ -1,0 +1,103 @@
+//! The outbound thread of one namespace: TAP → who has that address → seal → data socket.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+
+use arc_swap::ArcSwap;
+use bridge::Offload;
+use engine::Snapshot;
+use engine::fast::{self, Datagrams, Verdict};
+
+use crate::control::Input;
+use crate::inbound::Drops;
+use crate::io::clock::SystemClock;
+use crate::io::tap::{MAX_FRAME, Tap};
+use crate::io::udp::DataSocket;
+
+/// Sealed bytes that are sent at the latest when this many wait: a super-frame, and some.
+const FLUSH_AT: usize = 128 * 1024;
+
+/// What the outbound thread needs.
+pub(crate) struct Outbound {
+    pub(crate) tap: Tap,
+    pub(crate) socket: Arc<DataSocket>,
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) control: SyncSender<Input>,
+    pub(crate) clock: Arc<SystemClock>,
+    pub(crate) drops: Arc<Drops>,
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+impl Outbound {
+    /// Runs until `stop`, or until the device is gone.
+    pub(crate) fn run(&self) {
+        let mut frame = vec![0; MAX_FRAME];
+        let mut datagrams = Datagrams::default();
+        while !self.stop.load(Ordering::Relaxed) {
+            match self.tap.wait_readable(500) {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) => return self.gone(&error),
+            }
+            if let Err(error) = self.batch(&mut frame, &mut datagrams) {
+                return self.gone(&error);
+            }
+        }
+    }
+
+    /// Everything the device has at the moment, from one snapshot.
+    fn batch(&self, frame: &mut [u8], datagrams: &mut Datagrams) -> io::Result<()> {
+        let snapshot = self.snapshot.load();
+        let usable = snapshot.is_usable(self.clock.now().owner);
+        while let Some((length, offload)) = self.tap.read(frame)? {
+            let frame = &frame[..length];
+            let verdict = if usable { fast::outbound(&snapshot, frame, offload, datagrams) } else { Verdict::Control };
+            match verdict {
+                Verdict::Forwarded => {}
+                Verdict::Control => self.hand_over(frame, offload),
+                Verdict::Dropped(reason) => self.drops.count(reason),
+            }
+            if datagrams.len() >= FLUSH_AT {
+                break;
+            }
+        }
+        self.flush(datagrams);
+        Ok(())
+    }
+
+    fn flush(&self, datagrams: &mut Datagrams) {
+        let max_run = self.socket.max_segments();
+        datagrams.drain(|to, bytes, segment| {
+            for run in bytes.chunks(segment * max_run) {
+                if let Err(error) = self.socket.send(to, run, segment) {
+                    self.refused(to, segment, &error);
+                }
+            }
+        });
+    }
+
+    fn refused(&self, to: std::net::SocketAddr, size: usize, error: &io::Error) {
+        if error.raw_os_error() == Some(libc::EMSGSIZE) {
+            let _ = self.control.try_send(Input::TooBig { to, size });
+            self.drops.count("datagram-too-big");
+        } else {
+            tracing::debug!(%error, %to, "sending datagrams");
+            self.drops.count("send-failed");
+        }
+    }
+
+    fn hand_over(&self, frame: &[u8], offload: Offload) {
+        if self.control.try_send(Input::Frame { frame: frame.to_vec(), offload }).is_err() {
+            self.drops.count("control-queue-full");
+        }
+    }
+
+    fn gone(&self, error: &io::Error) {
+        if !self.stop.load(Ordering::Relaxed) {
+            tracing::error!(%error, tap = self.tap.name(), "the TAP device is gone");
+            let _ = self.control.try_send(Input::TapGone);
+        }
+    }
+}

@@ -22,7 +22,7 @@ pub(crate) const PORT: u16 = 53;
 const CONNECTIONS: usize = 16;
 /// RFC 7766 section 6.2.3 wants some seconds.
 const IDLE: Duration = Duration::from_secs(10);
-/// Questions of one connection that are not answered yet; more are not read until then.
+/// Questions of one connection that are not answered yet; more wait in its buffers until then.
 const PIPELINED: usize = 8;
 /// Longer questions are refused. RFC 1035 allows 65,535 bytes; one question and its options fit easily.
 const MAX_QUESTION: usize = 4096;
@@ -203,7 +203,7 @@ impl DnsTcp {
 impl Open {
     fn read(&mut self, socket: &mut Socket<'_>) -> bool {
         let room = (2 + MAX_QUESTION).saturating_sub(self.inbox.len());
-        if room == 0 || self.unanswered >= PIPELINED || !socket.can_recv() {
+        if room == 0 || !socket.can_recv() {
             return false;
         }
         let read = socket.recv(|bytes| {

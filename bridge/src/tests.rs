@@ -6,6 +6,7 @@ mod dns_tcp;
 mod fast_path;
 mod lookups;
 mod offload;
+mod operations;
 mod proofs;
 mod random;
 mod routes;

@@ -61,6 +61,18 @@ fn at_most_eight_questions_of_a_connection_are_open() {
 }
 
 #[test]
+fn a_question_has_one_answer() {
+    let mut lab = Lab::new();
+    let socket = lab.connect();
+    lab.say(socket, &framed(b"the question"));
+    let (client, _) = lab.questions()[0];
+    lab.answer(client, b"an answer");
+    lab.answer(client, b"another answer");
+    assert_eq!(lab.hear(socket), framed(b"an answer"));
+    assert_eq!(lab.bench.dropped(DropReason::ConnectionGone), 1);
+}
+
+#[test]
 fn a_client_that_closed_its_half_still_gets_its_answer() {
     let mut lab = Lab::new();
     let socket = lab.connect();

@@ -65,6 +65,18 @@ fn all_waiting_packets_together_are_bounded() {
 }
 
 #[test]
+fn what_was_sent_makes_room() {
+    let mut bench = Bench::new();
+    let offload = Offload { flags: 1, gso_type: 5, gso_size: 1300, csum_start: 34, csum_offset: 6, hdr_len: 42 };
+    for number in 0..200 {
+        let frame = outbound(&udp((HOST_IP, 1), (address(number), 2), &vec![0; 60_000]));
+        bench.bridge.handle_frame(&frame, offload, bench.now);
+        bench.bridge.permit(peer(1), address(number));
+    }
+    assert_eq!(bench.packets().len(), 200);
+}
+
+#[test]
 fn answers_nobody_waits_for_are_harmless() {
     let mut bench = Bench::new();
     for answer in [Resolution::Absent, Resolution::Unknown] {

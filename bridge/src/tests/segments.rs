@@ -110,6 +110,9 @@ fn a_super_frame_that_contradicts_itself_is_refused() {
 }
 
 proptest! {
+    // Shrinking is worth little here, and slow.
+    #![proptest_config(ProptestConfig { max_shrink_iters: 64, ..ProptestConfig::default() })]
+
     #[test]
     fn cutting_agrees_with_sending_one_by_one(model in models(), max_packet in 100usize..9000) {
         let fits = model.header_len() + model.size <= max_packet;

@@ -482,6 +482,48 @@ fn a_quorum_is_counted_in_distinct_members_of_that_view() {
 }
 
 #[test]
+fn more_slots_than_uses_admit_nobody_even_with_votes() {
+    let mut world = World::new();
+    let token = world.invite(1);
+    let entry = |number| Entry::new(&world.ns, &token.key(), &key(number));
+    let cell = Redeemed { entries: vec![entry(9), entry(10)] };
+    let own = cell.entries[1];
+    assert_eq!(cell.verify(&world.ns, &token.invite(), &world.config()), Err(RedeemError::Full));
+    let (view, ballot, votes) = world.accept(&token.invite().invite, &cell);
+    let proof = cell.proof(&token.invite().invite, &own.identity, &view, ballot, votes).unwrap();
+    let data_key = DataKey { seq: 1, x25519: [1; 32], until: 0 };
+    let credential = Credential::new(&world.ns, &key(10), token.invite(), own, proof, data_key);
+    let founder = world.founder();
+    assert_eq!(credential.verify(&world.ns, founder.config(), founder.chain()), Err(CredentialError::Proof));
+}
+
+#[test]
+fn only_the_shard_of_the_invite_admits() {
+    let mut world = World::with_founders("lab", 3, TODAY);
+    let mut credential = world.member(world.invite(1), 9).credential().clone();
+    let founder = world.founder();
+    let other = founder.chain().newest((credential.proof.shard + 1) % 16).unwrap();
+    (credential.proof.shard, credential.proof.view_hash) = (other.shard, other.hash());
+    assert_eq!(credential.verify(&world.ns, founder.config(), founder.chain()), Err(CredentialError::Proof));
+}
+
+#[test]
+fn acceptors_refuse_what_was_not_invited() {
+    let world = World::new();
+    let token = world.invite(2);
+    let verify = |entries: Vec<Entry>| {
+        Redeemed { entries }.verify(&world.ns, &token.invite(), &world.config()).map_err(|error| error.to_string())
+    };
+    let entry = |number| Entry::new(&world.ns, &token.key(), &key(number));
+    assert_eq!(verify(vec![entry(9), entry(10)]), Ok(()));
+    assert_eq!(verify(vec![entry(9), entry(9)]), Err(RedeemError::Repeated.to_string()));
+    let uninvited = Entry::new(&world.ns, &key(66), &key(10));
+    assert_eq!(verify(vec![uninvited]), Err(RedeemError::Entry.to_string()));
+    let renamed = Entry { identity: key(11).public(), ..entry(10) };
+    assert_eq!(verify(vec![renamed]), Err(RedeemError::Entry.to_string()));
+}
+
+#[test]
 fn a_founders_proof_is_of_no_use_to_anybody_else() {
     let world = World::new();
     let founder = world.founder();

@@ -142,7 +142,7 @@ impl Acceptor {
                 continue;
             }
             let cell = self.cells.entry(id.clone()).or_default();
-            let verdict = if ballot > cell.promised || (!env.rules.rounds_on_disk && ballot == cell.promised) {
+            let verdict = if ballot > cell.promised {
                 cell.promised = ballot;
                 out.persist(cell_key(&id), Some(cell.to_bytes()));
                 Ok(cell.at(&env.now))
@@ -171,7 +171,7 @@ impl Acceptor {
                 out.drop(DropReason::OldView);
                 continue;
             }
-            if env.rules.acceptor_checks && !item.value.verify(env.ns, env.config) {
+            if env.rules.acceptor_checks && !item.value.verify(env.ns, env.config) || !env.rules.judge_no_dates(env, &item) {
                 out.drop(DropReason::ForgedValue);
                 continue;
             }
@@ -201,7 +201,7 @@ impl Acceptor {
             return Err(None);
         }
         let cell = self.cells.entry(id.clone()).or_default();
-        if ballot < cell.promised {
+        if ballot < cell.promised && env.rules.promises_kept {
             return Err(Some(cell.promised));
         }
         if ballot == cell.held.ballot && cell.held.value.is_some() && env.rules.one_value_per_ballot {

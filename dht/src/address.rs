@@ -13,7 +13,7 @@ use crate::identity::PublicKey;
 use crate::sign::{self, NamespaceId};
 
 /// After so many addresses that belong to others a client gets none for now.
-pub const MAX_TRIES: u32 = 8;
+pub(crate) const MAX_TRIES: u32 = 8;
 
 /// The addresses of a block that somebody may claim.
 fn usable(config: &Config, block: u32) -> Vec<Ipv4Addr> {
@@ -38,7 +38,7 @@ fn modulo(hash: &[u8; 32], n: u32) -> u32 {
 }
 
 /// The address that a client tries first when nothing else is known of it. A block that is reserved altogether is skipped.
-pub fn first_choice(ns: &NamespaceId, config: &Config, owner: &PublicKey, client: &ClientId) -> Option<Ipv4Addr> {
+pub(crate) fn first_choice(ns: &NamespaceId, config: &Config, owner: &PublicKey, client: &ClientId) -> Option<Ipv4Addr> {
     (0..MAX_TRIES).find_map(|i| stable(ns, config, owner, client, i))
 }
 
@@ -50,7 +50,7 @@ fn stable(ns: &NamespaceId, config: &Config, owner: &PublicKey, client: &ClientI
 
 /// The next address after `taken`, with the map of its block: a random free one, or one of the owner's next block
 /// when this one is more than three quarters full.
-pub fn next_choice(
+pub(crate) fn next_choice(
     ns: &NamespaceId,
     config: &Config,
     (owner, client): (&PublicKey, &ClientId),

@@ -10,8 +10,9 @@ use crate::codec::Wire;
 use crate::config::Config;
 use crate::event::{Event, Output, Write};
 use crate::identity::{PublicKey, SecretKey};
-use crate::message::Message;
-use crate::record::{RegisterKey, Scope, guard};
+use crate::invite::SignedInvite;
+use crate::message::{AcceptItem, Message};
+use crate::record::{RegisterKey, Scope, Value, guard};
 use crate::sign::NamespaceId;
 use crate::view::{Chain, View};
 
@@ -58,6 +59,8 @@ pub(crate) struct Rules {
     pub(crate) guarded: bool,
     /// "All slots are given" is answered only for a value that was chosen.
     pub(crate) spent_is_settled: bool,
+    /// An acceptor accepts nothing below what it promised.
+    pub(crate) promises_kept: bool,
     /// Acceptors check the signatures in slots.
     pub(crate) acceptor_checks: bool,
     /// Acceptors and coordinators carry on an append whose date has passed.
@@ -91,11 +94,21 @@ impl Rules {
         refusals_write_nothing: true,
         guarded: true,
         spent_is_settled: true,
+        promises_kept: true,
         acceptor_checks: true,
         dates_at_append_only: true,
         spent_cached: true,
         slot_found_again: true,
     };
+
+    /// Whether an acceptor takes slots whatever the date is: it may be obliged to carry an old append on.
+    pub(crate) fn judge_no_dates(self, env: &Env<'_>, item: &AcceptItem) -> bool {
+        let in_time = |invite: &SignedInvite| invite.may_append(env.config, env.now.unix_s).is_ok();
+        match &item.value {
+            Value::Slots(slots) => self.dates_at_append_only || in_time(&slots.invite),
+            Value::Lease(_) => true,
+        }
+    }
 }
 
 /// What every step may look at.

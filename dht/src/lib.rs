@@ -45,3 +45,6 @@ pub use env::DropReason;
 pub use event::{ClaimError, Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
 pub use namespace::{Image, Keys, LoadError, Namespace, Summary};
 pub use sign::NamespaceId;
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use crate::config::SignedConfig;
 use crate::coordinator::{Coordinator, Owner};
 use crate::credential::ProofKind;
 use crate::env::{DropReason, Env, Outbox, Rules};
-use crate::event::{Event, InviteError, Level, Output, Proven, Refusal, Resolution, Write};
+use crate::event::{Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
 use crate::identity::{PublicKey, SecretKey};
 use crate::invite::{InviteRequest, Roles, issue_invite};
 use crate::membership::Membership;
@@ -546,6 +546,11 @@ impl Namespace {
         verify_hint(key, value, held, &self.ns, self.membership.config(), self.membership.chain())
     }
 
+    /// A lease of this node that may be used at this moment.
+    pub fn lease(&self, key: &LeaseKey, now: Now) -> Option<Lease> {
+        self.leases.lease(&env!(self, now), key)
+    }
+
     /// What was ignored, by reason.
     pub fn drops(&self) -> &BTreeMap<DropReason, u64> {
         self.out.drops()
@@ -578,6 +583,20 @@ impl Namespace {
             reachable: self.leases.reachable(),
             handshake_floor: self.handshake_floor,
         }
+    }
+}
+
+#[cfg(test)]
+impl Namespace {
+    /// An operation that no command leads to.
+    pub(crate) fn force(&mut self, key: &LeaseKey, op: (crate::record::OpKind, u64), now: Now) {
+        self.leases.force(&env!(self, now), &mut self.out, key, op);
+        self.settle(now);
+    }
+
+    /// What this replica itself holds.
+    pub(crate) fn peek(&self, key: &crate::record::RegisterKey, now: Now) -> Option<crate::record::Value> {
+        self.acceptor.peek(&env!(self, now), key).cloned()
     }
 }
 

@@ -174,6 +174,15 @@ impl Leases {
         self.start_op(env, out, key, OpKind::Release);
     }
 
+    /// An operation that no command leads to.
+    #[cfg(test)]
+    pub(crate) fn force(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey, (kind, dur_ms): (OpKind, u64)) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.dur_ms = dur_ms;
+        }
+        self.start_op(env, out, key, kind);
+    }
+
     /// Begins an operation, which supersedes any other on this key.
     fn start_op(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey, kind: OpKind) {
         let hint = self.hint_for(env, key);

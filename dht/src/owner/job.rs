@@ -134,6 +134,7 @@ impl Leases {
             return self.try_next(env, out, id, (env.me, remaining), &[]);
         }
         let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry::new(client, keep, dur_ms));
+        let dur_ms = if entry.usable(env) { dur_ms.max(entry.dur_ms) } else { dur_ms };
         (entry.gone, entry.keep, entry.dur_ms) = (false, keep, dur_ms);
         let fresh = entry.remaining(env) >= Duration::from_millis(dur_ms / 4 * 3);
         if fresh

@@ -66,6 +66,10 @@ impl Book {
         peers.into_iter().map(|(_, peer)| peer).collect()
     }
 
+    pub(crate) fn has_unsaved(&self) -> bool {
+        !self.unsaved.is_empty()
+    }
+
     /// What to write to the store.
     pub(crate) fn take_unsaved(&mut self) -> Vec<Write> {
         std::mem::take(&mut self.unsaved)

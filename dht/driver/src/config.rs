@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use dht::join::Joiner;
-use dht::{Namespace, NamespaceId, Now};
+use dht::{Namespace, NamespaceId, Now, Summary};
 use ipnet::Ipv4Net;
 use libp2p::{Multiaddr, PeerId};
 use zeroize::Zeroizing;
@@ -93,8 +93,8 @@ pub enum DriverEvent {
         /// What it waits for.
         what: String,
     },
-    /// The namespace has admitted this node, on disk. Its events follow.
-    Joined,
+    /// The namespace has admitted this node, on disk: what it is. Its events follow.
+    Joined(Box<Summary>),
     /// The join has ended for good; for people. The driver ends too.
     JoinFailed(String),
     /// libp2p listens at these addresses, all of them. Again whenever that changes.

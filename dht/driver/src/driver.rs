@@ -48,11 +48,24 @@ pub async fn run(
     start: Start,
     store: Store,
     clocks: impl Clocks,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<DriverEvent>,
+    shutdown: oneshot::Receiver<()>,
+) -> anyhow::Result<()> {
+    run_machine(config, start.into(), store, clocks, commands, events, shutdown).await
+}
+
+pub(crate) async fn run_machine(
+    config: DriverConfig,
+    machine: Machine,
+    store: Store,
+    clocks: impl Clocks,
     mut commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<DriverEvent>,
     shutdown: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
-    let mut driver = Driver::new(config, start, store, clocks)?;
+    let mut driver = Driver::new(config, machine, store, clocks)?;
+    listen(&mut driver.swarm, &driver.config).await?;
     let mut shutdown = pin!(shutdown);
     driver.begin();
     let ending = loop {
@@ -126,10 +139,9 @@ pub(crate) struct Driver<C> {
 }
 
 impl<C: Clocks> Driver<C> {
-    fn new(config: DriverConfig, start: Start, store: Store, clocks: C) -> anyhow::Result<Self> {
+    fn new(config: DriverConfig, machine: Machine, store: Store, clocks: C) -> anyhow::Result<Self> {
         let filter = Arc::new(AddressFilter::new(config.loopback, config.filtered.clone()));
-        let mut swarm = swarm(&config, &filter)?;
-        listen(&mut swarm, &config)?;
+        let swarm = swarm(&config, &filter)?;
         let mut rng = ChaCha8Rng::from_seed(config.seed);
         let dialer = Dialer::new(ChaCha8Rng::from_seed(rng.random()));
         let now = clocks.now();
@@ -137,7 +149,7 @@ impl<C: Clocks> Driver<C> {
             links: Links::new(*swarm.local_peer_id()),
             book: Book::load(&store.contacts()?),
             contacts: contacts_of(&config.peers),
-            machine: start.into(),
+            machine,
             store: Arc::new(store),
             hints: Hints::default(),
             lookups: FuturesUnordered::new(),
@@ -215,7 +227,8 @@ impl<C: Clocks> Driver<C> {
             }
             let after = std::mem::take(&mut self.after);
             let joined = self.take_joiner_events(&mut writes);
-            if writes.is_empty() && wishes.is_empty() && after.is_empty() && joined.is_none() {
+            let idle = writes.is_empty() && wishes.is_empty() && after.is_empty() && joined.is_none();
+            if idle && !self.book.has_unsaved() {
                 return Ok(());
             }
             self.commit(writes).await?;
@@ -312,11 +325,12 @@ impl<C: Clocks> Driver<C> {
         };
         let namespace = Namespace::load(keys, &image, self.rng.random(), self.now())
             .map_err(|error| anyhow!("joined {name}, but cannot load it: {error}"))?;
+        let summary = Box::new(namespace.summary());
         self.machine = Machine::Member(Box::new(namespace));
         for connection in self.links.all() {
             self.swarm.close_connection(connection);
         }
-        self.tell(DriverEvent::Joined);
+        self.tell(DriverEvent::Joined(summary));
         self.begin();
         Ok(())
     }

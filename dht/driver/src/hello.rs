@@ -41,7 +41,7 @@ pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new("/overlay/hello/
 const OPENED: u8 = 1;
 
 /// For all of it, from the connection on.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = if cfg!(test) { Duration::from_secs(2) } else { Duration::from_secs(10) };
 /// Connections of strangers at one time, from everywhere.
 const MOST_STRANGERS: usize = 128;
 /// And from one /24 or /48.

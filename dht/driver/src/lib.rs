@@ -28,8 +28,12 @@ mod listen;
 mod machine;
 mod message;
 mod network;
+mod snapshot;
 mod store;
 
 pub use config::{Clocks, DriverConfig, DriverEvent, Loopback, Start};
 pub use driver::run;
 pub use store::{Store, StoreError};
+
+#[cfg(test)]
+mod tests;

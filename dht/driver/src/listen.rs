@@ -1,6 +1,8 @@
 //! Opens the port, and says where it was opened.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use libp2p::core::transport::TransportError;
@@ -10,19 +12,29 @@ use crate::address::{multiaddrs_of, socket_addr_of};
 use crate::behaviour::Behaviour;
 use crate::config::DriverConfig;
 
+/// How long a port that is in use is waited for: QUIC keeps it for a moment after a driver on it has ended.
+const PATIENCE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Listens on every configured address, by QUIC and TCP. One that the machine does not have is skipped; a port that
 /// somebody else has is an error, since firewalls and contacts name it.
-pub(crate) fn listen(swarm: &mut Swarm<Behaviour>, config: &DriverConfig) -> anyhow::Result<()> {
+pub(crate) async fn listen(swarm: &mut Swarm<Behaviour>, config: &DriverConfig) -> anyhow::Result<()> {
     let mut listening = false;
-    for ip in &config.listen {
-        for address in multiaddrs_of(SocketAddr::new(*ip, config.port)) {
-            match swarm.listen_on(address.clone()) {
-                Ok(_) => listening = true,
-                Err(TransportError::Other(error)) if is_in_use(&error) => {
-                    bail!("port {} is in use by another program ({address}); choose another with --port", config.port)
+    let mut waited = Duration::ZERO;
+    let mut addresses: VecDeque<_> =
+        config.listen.iter().flat_map(|ip| multiaddrs_of(SocketAddr::new(*ip, config.port))).collect();
+    while let Some(address) = addresses.pop_front() {
+        match swarm.listen_on(address.clone()) {
+            Ok(_) => listening = true,
+            Err(TransportError::Other(error)) if is_in_use(&error) => {
+                if waited >= PATIENCE {
+                    bail!("port {} is in use by another program ({address}); choose another with --port", config.port);
                 }
-                Err(error) => tracing::debug!(%address, %error, "cannot listen here"),
+                tokio::time::sleep(PAUSE).await;
+                waited += PAUSE;
+                addresses.push_front(address);
             }
+            Err(error) => tracing::debug!(%address, %error, "cannot listen here"),
         }
     }
     if !listening {

@@ -12,6 +12,8 @@ use crate::config::Start;
 pub(crate) enum Machine {
     Member(Box<Namespace>),
     Joiner(Box<Joiner>),
+    #[cfg(test)]
+    Fake(Box<crate::tests::fake::Fake>),
 }
 
 impl From<Start> for Machine {
@@ -28,6 +30,8 @@ impl Machine {
         match self {
             Self::Member(_) => false,
             Self::Joiner(_) => true,
+            #[cfg(test)]
+            Self::Fake(_) => false,
         }
     }
 
@@ -36,6 +40,8 @@ impl Machine {
         match self {
             Self::Member(namespace) => namespace.handle_command(command, now),
             Self::Joiner(_) => tracing::debug!("dropped a command that came before the join was over"),
+            #[cfg(test)]
+            Self::Fake(fake) => fake.handle_command(command),
         }
     }
 
@@ -43,6 +49,8 @@ impl Machine {
         match self {
             Self::Member(namespace) => namespace.hello(to, now),
             Self::Joiner(joiner) => joiner.hello(to, now),
+            #[cfg(test)]
+            Self::Fake(fake) => fake.hello(),
         }
     }
 
@@ -50,6 +58,8 @@ impl Machine {
         match self {
             Self::Member(namespace) => namespace.handle_hello(from, request, now),
             Self::Joiner(_) => Err(Refusal::NotAdmitted),
+            #[cfg(test)]
+            Self::Fake(fake) => fake.handle_hello(from, request),
         }
     }
 
@@ -57,6 +67,8 @@ impl Machine {
         match self {
             Self::Member(namespace) => namespace.handle_hello_response(from, response, now),
             Self::Joiner(joiner) => joiner.handle_hello_response(from, response, now),
+            #[cfg(test)]
+            Self::Fake(fake) => fake.handle_hello_response(from, response),
         }
     }
 
@@ -64,6 +76,8 @@ impl Machine {
         match self {
             Self::Member(namespace) => namespace.handle_message(from, message, now),
             Self::Joiner(joiner) => joiner.handle_message(from, message, now),
+            #[cfg(test)]
+            Self::Fake(fake) => fake.handle_message(from, message),
         }
     }
 
@@ -71,6 +85,8 @@ impl Machine {
         match self {
             Self::Member(namespace) => namespace.handle_gone(peer, now),
             Self::Joiner(joiner) => joiner.handle_gone(peer, now),
+            #[cfg(test)]
+            Self::Fake(fake) => fake.handle_gone(peer),
         }
     }
 
@@ -78,6 +94,8 @@ impl Machine {
         match self {
             Self::Member(namespace) => namespace.handle_timeout(now),
             Self::Joiner(joiner) => joiner.handle_timeout(now),
+            #[cfg(test)]
+            Self::Fake(_) => {}
         }
     }
 
@@ -85,6 +103,8 @@ impl Machine {
         match self {
             Self::Member(namespace) => namespace.poll_output(),
             Self::Joiner(joiner) => joiner.poll_output(),
+            #[cfg(test)]
+            Self::Fake(fake) => fake.poll_output(),
         }
     }
 
@@ -92,6 +112,8 @@ impl Machine {
         match self {
             Self::Member(_) => None,
             Self::Joiner(joiner) => joiner.poll_event(),
+            #[cfg(test)]
+            Self::Fake(_) => None,
         }
     }
 
@@ -99,6 +121,8 @@ impl Machine {
         match self {
             Self::Member(namespace) => namespace.poll_timeout(),
             Self::Joiner(joiner) => joiner.poll_timeout(),
+            #[cfg(test)]
+            Self::Fake(_) => None,
         }
     }
 
@@ -106,6 +130,8 @@ impl Machine {
         match self {
             Self::Member(namespace) => namespace.verify_hint(key, value, held),
             Self::Joiner(_) => false,
+            #[cfg(test)]
+            Self::Fake(_) => true,
         }
     }
 
@@ -117,6 +143,8 @@ impl Machine {
                 (summary.members, Some(summary.range))
             }
             Self::Joiner(_) => (Vec::new(), None),
+            #[cfg(test)]
+            Self::Fake(fake) => (fake.voters.clone(), None),
         }
     }
 
@@ -125,6 +153,8 @@ impl Machine {
         match self {
             Self::Member(_) => Vec::new(),
             Self::Joiner(joiner) => joiner.dns_contacts().to_vec(),
+            #[cfg(test)]
+            Self::Fake(_) => Vec::new(),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The one file that remembers: an ordered map, changed by whole transactions that are on disk when they return.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use dht::{Image, Write};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use thiserror::Error;
+
+use crate::snapshot;
 
 /// What the state machine wrote.
 const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
@@ -55,18 +57,29 @@ pub struct Store {
 impl Store {
     /// Opens a store and reads all of it.
     pub fn open(path: &Path) -> Result<(Self, Image), StoreError> {
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
+        let io = |source| StoreError::Io { path: path.to_owned(), source };
+        let mut file = match OpenOptions::new().read(true).write(true).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(path.to_owned())),
-            Err(source) => return Err(StoreError::Io { path: path.to_owned(), source }),
+            Err(error) => return Err(io(error)),
         };
-        let length = file.metadata().map_err(|source| StoreError::Io { path: path.to_owned(), source })?.len();
-        if length == 0 {
-            // redb would lay out a new database in it.
-            return Err(StoreError::Damaged { path: path.to_owned(), detail: "it is empty".to_owned() });
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Busy(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
         }
+        let mut contents = Vec::new();
+        file.read_to_end(&mut contents).map_err(io)?;
+        let damaged = |detail| StoreError::Damaged { path: path.to_owned(), detail };
+        if contents.is_empty() {
+            // redb would lay out a new database in it.
+            return Err(damaged("it is empty".to_owned()));
+        }
+        snapshot::check(contents).map_err(damaged)?;
+        // redb takes the same lock itself.
+        file.unlock().map_err(io)?;
         let database = Database::builder().create_file(file).map_err(|error| from_database(path, error))?;
-        Self::checked(database, path)
+        Self::with_image(database, path)
     }
 
     /// Creates a store that holds these first writes. It appears under its name complete or not at all.
@@ -85,7 +98,7 @@ impl Store {
             .open(&unfinished)
             .map_err(io)?;
         let database = Database::builder().create_file(file).map_err(|error| from_database(path, error))?;
-        let store = Self { database, path: path.to_owned() };
+        let (store, _) = Self::with_image(database, path)?;
         store.commit(writes)?;
         std::fs::rename(&unfinished, path).map_err(io)?;
         let directory = match path.parent() {
@@ -102,7 +115,7 @@ impl Store {
     pub fn on_backend(backend: impl StorageBackend) -> Result<(Self, Image), StoreError> {
         let path = Path::new("(memory)");
         let database = Database::builder().create_with_backend(backend).map_err(|error| from_database(path, error))?;
-        Self::checked(database, path)
+        Self::with_image(database, path)
     }
 
     /// Makes all of these changes or none. They are on disk when this returns.
@@ -123,16 +136,7 @@ impl Store {
         self.read(CONTACTS).map_err(|error| from_redb(&self.path, error))
     }
 
-    fn checked(mut database: Database, path: &Path) -> Result<(Self, Image), StoreError> {
-        // A page that does not match its checksum makes this false, after redb went back to an older state: that
-        // would forget promises, so it is as bad as an error.
-        match database.check_integrity() {
-            Ok(true) => {}
-            Ok(false) => {
-                return Err(StoreError::Damaged { path: path.to_owned(), detail: "a checksum is wrong".to_owned() });
-            }
-            Err(error) => return Err(from_database(path, error)),
-        }
+    fn with_image(database: Database, path: &Path) -> Result<(Self, Image), StoreError> {
         let store = Self { database, path: path.to_owned() };
         let image = store.image()?;
         Ok((store, image))

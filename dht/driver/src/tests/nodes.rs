@@ -1,0 +1,224 @@
+//! Drivers that talk to each other over loopback.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+use std::{fmt, io};
+
+use dht::{Command, Event};
+use redb::StorageBackend;
+use redb::backends::InMemoryBackend;
+
+use super::fake::{Fake, Node, config, free_port, identity};
+use super::scratch;
+use crate::config::DriverEvent;
+use crate::machine::Machine;
+use crate::store::Store;
+
+async fn listener(n: u8, secret: &[u8], name: &str) -> Node {
+    let mut node = Node::fake(config(n, free_port()), Fake::new(secret), name);
+    node.listening().await;
+    node
+}
+
+async fn caller(n: u8, secret: &[u8], to: &Node, name: &str) -> Node {
+    let mut config = config(n, free_port());
+    config.peers = vec![to.multiaddr()];
+    let mut node = Node::fake(config, Fake::new(secret), name);
+    node.listening().await;
+    node
+}
+
+#[tokio::test]
+async fn two_members_connect_and_both_may_speak_first() {
+    let mut a = listener(1, b"same", "two-a").await;
+    let mut b = caller(2, b"same", &a, "two-b").await;
+    b.connected(a.peer).await;
+    a.signal(b.peer, b"from a").await;
+    a.connected(b.peer).await;
+    b.signal(a.peer, b"from b").await;
+    assert_eq!(b.signalled().await, (a.peer, b"from a".to_vec()));
+    assert_eq!(a.signalled().await, (b.peer, b"from b".to_vec()));
+}
+
+#[tokio::test]
+async fn a_contact_without_a_name_is_reached_over_tcp_too() {
+    let mut a = listener(1, b"same", "unnamed-a").await;
+    let mut config = config(2, free_port());
+    config.peers = vec![format!("/dns4/localhost/tcp/{}", a.port).parse().unwrap()];
+    let mut b = Node::fake(config, Fake::new(b"same"), "unnamed-b");
+    b.connected(a.peer).await;
+    a.connected(b.peer).await;
+}
+
+#[tokio::test]
+async fn two_namespaces_with_one_identity_do_not_talk() {
+    let mut a = listener(1, b"home", "twin-a").await;
+    let mut twin = caller(2, b"work", &a, "twin-b").await;
+    twin.gone(a.peer).await;
+    let mut b = caller(2, b"home", &a, "twin-c").await;
+    b.connected(a.peer).await;
+    a.connected(b.peer).await;
+    assert!(!twin.told().contains(&DriverEvent::Connected { peer: a.peer }));
+}
+
+#[tokio::test]
+async fn a_message_to_nobody_comes_back_as_gone() {
+    let mut a = listener(1, b"same", "nobody").await;
+    let stranger = identity(9).peer_id();
+    a.signal(stranger, b"hello?").await;
+    a.gone(stranger).await;
+}
+
+#[tokio::test]
+async fn a_peer_whose_address_nobody_named_is_found_by_asking_others() {
+    let mut hub = listener(1, b"same", "find-hub").await;
+    let mut a = caller(2, b"same", &hub, "find-a").await;
+    let mut b = caller(3, b"same", &hub, "find-b").await;
+    let is_candidate = |event| matches!(event, DriverEvent::ExternalCandidate(_)).then_some(());
+    // Identified, so in the routing tables.
+    a.wait("identify", is_candidate).await;
+    b.wait("identify", is_candidate).await;
+    hub.wait("identify", is_candidate).await;
+    hub.wait("identify", is_candidate).await;
+    a.signal(b.peer, b"found you").await;
+    assert_eq!(b.signalled().await, (a.peer, b"found you".to_vec()));
+}
+
+#[tokio::test]
+async fn after_a_restart_a_node_finds_the_peers_it_knew() {
+    let mut a = listener(1, b"same", "restart-a").await;
+    let path = scratch("restart-b").join("store");
+    let mut config_b = config(2, free_port());
+    config_b.peers = vec![a.multiaddr()];
+    let (store, _) = Store::create(&path, &[]).unwrap();
+    let mut b = Node::start(config_b, Machine::Fake(Box::new(Fake::new(b"same"))), store);
+    b.connected(a.peer).await;
+    a.connected(b.peer).await;
+    b.wait("identify", |event| matches!(event, DriverEvent::ExternalCandidate(_)).then_some(())).await;
+    let peer = b.peer;
+    b.stop().await;
+    a.wait("its farewell", |event| (event == DriverEvent::Disconnected { peer }).then_some(())).await;
+    let (store, _) = Store::open(&path).unwrap();
+    let mut b = Node::start(config(2, free_port()), Machine::Fake(Box::new(Fake::new(b"same"))), store);
+    b.connected(a.peer).await;
+}
+
+#[tokio::test]
+async fn a_voter_that_comes_back_is_found_again() {
+    let port = free_port();
+    let mut a = Node::fake(config(1, port), Fake::new(b"same"), "voter-a");
+    a.listening().await;
+    let a_peer = a.peer;
+    let mut config_b = config(2, free_port());
+    config_b.peers = vec![a.multiaddr()];
+    let mut fake = Fake::new(b"same");
+    fake.voters = vec![a_peer];
+    let mut b = Node::fake(config_b, fake, "voter-b");
+    b.connected(a_peer).await;
+    a.stop().await;
+    b.wait("a farewell", |event| (event == DriverEvent::Disconnected { peer: a_peer }).then_some(())).await;
+    let mut a = Node::fake(config(1, port), Fake::new(b"same"), "voter-a2");
+    a.listening().await;
+    b.connected(a_peer).await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let a = listener(1, b"same", "port-a").await;
+    let b = Node::fake(config(2, a.port), Fake::new(b"same"), "port-b");
+    let (result, _) = b.ended().await;
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains(&format!("port {} is in use", a.port)), "{error}");
+}
+
+/// A disk whose syncs can be held up, or fail.
+#[derive(Clone)]
+struct SlowDisk {
+    inner: Arc<InMemoryBackend>,
+    state: Arc<(Mutex<Sync>, Condvar)>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Sync {
+    Works,
+    Hangs,
+    Fails,
+}
+
+impl SlowDisk {
+    fn new() -> Self {
+        Self { inner: Arc::new(InMemoryBackend::new()), state: Arc::new((Mutex::new(Sync::Works), Condvar::new())) }
+    }
+
+    fn set(&self, sync: Sync) {
+        *self.state.0.lock().unwrap() = sync;
+        self.state.1.notify_all();
+    }
+}
+
+impl fmt::Debug for SlowDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SlowDisk")
+    }
+}
+
+impl StorageBackend for SlowDisk {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.inner.set_len(length)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        let (lock, changed) = &*self.state;
+        let state = changed.wait_while(lock.lock().unwrap(), |state| *state == Sync::Hangs).unwrap();
+        match *state {
+            Sync::Works | Sync::Hangs => Ok(()),
+            Sync::Fails => Err(io::Error::other("no space left on device")),
+        }
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.inner.write(offset, data)
+    }
+}
+
+async fn pair_with_slow_disk(name: &str) -> (Node, Node, SlowDisk) {
+    let mut a = listener(1, b"same", name).await;
+    let mut config_b = config(2, free_port());
+    config_b.peers = vec![a.multiaddr()];
+    let disk = SlowDisk::new();
+    let (store, _) = Store::on_backend(disk.clone()).unwrap();
+    let mut b = Node::start(config_b, Machine::Fake(Box::new(Fake::new(b"same"))), store);
+    b.connected(a.peer).await;
+    a.connected(b.peer).await;
+    b.wait("identify", |event| matches!(event, DriverEvent::ExternalCandidate(_)).then_some(())).await;
+    (a, b, disk)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_leaves_only_when_what_stands_before_it_is_on_disk() {
+    let (mut a, b, disk) = pair_with_slow_disk("order").await;
+    disk.set(Sync::Hangs);
+    b.signal(a.peer, b"promise").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let early = a.told();
+    assert!(!early.iter().any(|event| matches!(event, DriverEvent::Core(Event::Signal { .. }))), "{early:?}");
+    disk.set(Sync::Works);
+    assert_eq!(a.signalled().await.1, b"promise");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_disk_fails_nothing_is_sent_and_the_driver_ends() {
+    let (mut a, b, disk) = pair_with_slow_disk("full").await;
+    let b_peer = b.peer;
+    disk.set(Sync::Fails);
+    b.command(Command::Signal { to: a.peer, message: b"promise".to_vec() }).await;
+    let (result, events) = b.ended().await;
+    assert!(result.unwrap_err().to_string().contains("no space left on device"));
+    assert!(matches!(events.last(), Some(DriverEvent::Fatal(_))), "{events:?}");
+    a.wait("its end", |event| (event == DriverEvent::Disconnected { peer: b_peer }).then_some(())).await;
+    assert!(!a.told().iter().any(|event| matches!(event, DriverEvent::Core(Event::Signal { .. }))));
+}

@@ -19,7 +19,7 @@ use crate::noise::{self, FIRST_OVERHEAD, Role, SECOND_OVERHEAD};
 use crate::payload::{InitPayload, MINOR, RESP_PAYLOAD, RespPayload};
 use crate::peer::{Generation, Hello, Peer, Unconfirmed};
 use crate::session::Session;
-use crate::wire::{MAJOR, RESP, bytes_at, u32_at};
+use crate::wire::{MAJOR, RESP, u32_at};
 
 /// Where the Noise part of an Init begins.
 const INIT_NOISE: usize = 8;
@@ -113,7 +113,7 @@ impl Peer {
         }
         let suite = core.config.suites.choose(payload.suites).ok_or(DropReason::NoCommonSuite)?;
         // Answering a source that is nobody's own address would only serve an attacker.
-        if from.port() == 0 || (!from.ip().is_loopback() && !is_usable(from) && from.ip().is_multicast()) {
+        if from.port() == 0 || !(from.ip().is_loopback() || is_usable(from)) {
             return Err(DropReason::Malformed);
         }
         if self.ours_goes_first(core, now) {
@@ -178,8 +178,9 @@ impl Peer {
         let keys = noise::data_keys(&mut initiation.noise, suite, Role::Responder);
         let told = initiation.payload;
         let session = Session::new(&keys, index, initiation.sender, self.path.max_payload(core.config.outer_mtu));
-        let generation = Generation::new(session, Role::Responder, (told.number, initiation.initiator), now);
         let hello = Hello { heads: told.heads, instance: told.instance, mtu: told.mtu };
+        let rank = (told.number, initiation.initiator);
+        let generation = Generation::new(session, Role::Responder, rank, &hello, now);
         self.close_next(core, now);
         self.next = Some(Unconfirmed { generation, from, hello });
         self.numbers.note_init(told.number, now);
@@ -204,10 +205,4 @@ impl Peer {
             self.send_echo(core, now);
         }
     }
-}
-
-/// The receiver index of a Resp for tests that build one.
-#[cfg(test)]
-pub(crate) fn resp_sender(resp: &[u8]) -> u32 {
-    u32::from_be_bytes(bytes_at(resp, 4))
 }

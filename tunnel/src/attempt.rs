@@ -34,6 +34,8 @@ pub(crate) struct Attempt {
     pub(crate) yielded: bool,
     /// The last Init. A Resp to an earlier one is not taken: the responder keeps only its latest session.
     pub(crate) outstanding: Option<Outstanding>,
+    /// Index and time of earlier Inits: a Resp to one of them says that the path is slow.
+    earlier: Vec<(u32, Instant)>,
 }
 
 /// An Init that may still be answered.
@@ -47,6 +49,16 @@ pub(crate) struct Outstanding {
 }
 
 impl Attempt {
+    fn new(now: Instant) -> Self {
+        let outstanding = None;
+        Self { started: now, due: now, rounds: 0, sent: 0, yielded: false, outstanding, earlier: Vec::new() }
+    }
+
+    /// Receiver indices that the attempt holds.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = u32> {
+        self.outstanding.iter().map(|sent| sent.index).chain(self.earlier.iter().map(|(index, _)| *index))
+    }
+
     pub(crate) fn ends(&self) -> Instant {
         self.started + ATTEMPT
     }
@@ -61,8 +73,7 @@ impl Peer {
             return;
         }
         if self.attempt.is_none() {
-            let attempt = Attempt { started: now, due: now, rounds: 0, sent: 0, yielded: false, outstanding: None };
-            self.attempt = Some(attempt);
+            self.attempt = Some(Attempt::new(now));
             self.send_init(core, now);
         }
     }
@@ -100,7 +111,7 @@ impl Peer {
             return;
         };
         core.reserve();
-        self.forget_outstanding(core, now);
+        self.supersede(core, now);
         let Some((init, outstanding)) = self.write_init(core, &keys, &macs, number, addresses, now) else {
             self.pause(core, now);
             return;
@@ -155,9 +166,31 @@ impl Peer {
         }
     }
 
-    fn forget_outstanding(&mut self, core: &mut Core, now: Instant) {
-        if let Some(outstanding) = self.attempt.as_mut().and_then(|attempt| attempt.outstanding.take()) {
-            core.indices.free(outstanding.index, now);
+    /// Makes room for the next Init.
+    fn supersede(&mut self, core: &mut Core, now: Instant) {
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
+        if let Some(sent) = attempt.outstanding.take() {
+            attempt.earlier.push((sent.index, sent.sent_at));
+        }
+        if attempt.earlier.len() > FIRST_RETRIES.len() {
+            let (index, _) = attempt.earlier.remove(0);
+            core.indices.free(index, now);
+        }
+    }
+
+    /// A Resp came to an Init that a later one has superseded. The later one gets the time that this one took, and
+    /// as much again, before it is superseded in turn.
+    fn handle_late_resp(&mut self, core: &mut Core, receiver: u32, resp: &[u8], now: Instant) {
+        core.drop(DropReason::LateResp);
+        let Some(attempt) = self.attempt.as_mut().filter(|_| core.macs.check(resp)) else {
+            return;
+        };
+        let earlier = attempt.earlier.iter().find(|(index, _)| *index == receiver);
+        if let (Some((_, sent_at)), Some(last)) = (earlier, &attempt.outstanding) {
+            let took = now.saturating_duration_since(*sent_at).min(RETRY);
+            attempt.due = attempt.due.max(last.sent_at + took * 2);
         }
     }
 
@@ -222,12 +255,10 @@ impl Peer {
 
     /// The answer to our Init. The session is up: only the peer could have made it.
     pub(crate) fn handle_resp(&mut self, core: &mut Core, from: SocketAddr, receiver: u32, resp: &[u8], now: Instant) {
-        let (Some((keys, _)), Some(attempt)) = (self.keys, &mut self.attempt) else {
-            core.drop(DropReason::UnknownIndex);
-            return;
-        };
-        let Some(outstanding) = attempt.outstanding.as_mut().filter(|sent| sent.index == receiver) else {
-            core.drop(DropReason::UnknownIndex);
+        let outstanding = self.attempt.as_mut().and_then(|attempt| attempt.outstanding.as_mut());
+        let (Some((keys, _)), Some(outstanding)) = (self.keys, outstanding.filter(|sent| sent.index == receiver))
+        else {
+            self.handle_late_resp(core, receiver, resp, now);
             return;
         };
         let (payload, suite) = match read_resp(core, &keys, outstanding, resp) {
@@ -242,9 +273,12 @@ impl Peer {
         let session = Session::new(&keys, outstanding.index, u32_at(resp, 4), 0);
         let asked = outstanding.sent_to.contains(&from);
         // Its index lives on in the session.
-        self.attempt = None;
+        let index = session.index();
+        self.attempt.take().iter().flat_map(Attempt::indices).filter(|held| *held != index).for_each(|held| {
+            core.indices.free(held, now);
+        });
         core.blocked.remove(&self.id);
-        self.close_next(core, now);
+        // A session that we answered meanwhile stays: the peer may have completed that one and not this.
         if asked {
             self.path.prove(from, now);
             self.candidates.note_answer(from);
@@ -252,7 +286,8 @@ impl Peer {
             self.path.roam(from, self.received_bytes(), resp.len() as u64, now);
         }
         let hello = Hello { heads: payload.heads, instance: payload.instance, mtu: payload.mtu };
-        self.establish(core, Generation::new(session, Role::Initiator, rank, now), hello, now);
+        let generation = Generation::new(session, Role::Initiator, rank, &hello, now);
+        self.establish(core, generation, hello, now);
         self.flush(core, now);
         // The first transport packet is the proof that lets the responder send.
         self.path.begin_echo(core.token(), now);

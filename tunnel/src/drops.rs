@@ -55,6 +55,8 @@ reasons! {
     NoFreeIndex = "no-free-index",
     /// No session or handshake has this receiver index.
     UnknownIndex = "unknown-index",
+    /// A Resp to an Init that a later one has superseded.
+    LateResp = "late-resp",
     /// A cookie that does not answer our last Init.
     ForgedCookie = "forged-cookie",
     /// The tag of a data datagram is wrong.

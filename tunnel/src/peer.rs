@@ -65,6 +65,8 @@ pub(crate) struct Generation {
     pub(crate) role: Role,
     /// Handshake number and initiator's key: both sides order two sessions alike by it.
     pub(crate) rank: (u64, [u8; 32]),
+    /// The process at the other end.
+    instance: u64,
     pub(crate) sampled: Counters,
     /// Too old to seal, young enough to open.
     pub(crate) retired: bool,
@@ -89,22 +91,24 @@ pub(crate) struct Hello {
 }
 
 impl Generation {
-    pub(crate) fn new(session: Session, role: Role, rank: (u64, [u8; 32]), now: Instant) -> Self {
+    pub(crate) fn new(session: Session, role: Role, rank: (u64, [u8; 32]), hello: &Hello, now: Instant) -> Self {
         Self {
             session: Arc::new(session),
             established: now,
             role,
             rank,
+            instance: hello.instance,
             sampled: Counters::default(),
             retired: false,
             moved_at: None,
         }
     }
 
-    /// Whether the two come from both sides having begun at once.
+    /// Whether the two come from both sides having begun at once, and not from one having restarted.
     fn is_double_of(&self, other: &Self) -> bool {
         let (earlier, later) = (self.established.min(other.established), self.established.max(other.established));
-        self.role != other.role && later.duration_since(earlier) < DOUBLE
+        let near = later.duration_since(earlier) < DOUBLE;
+        near && self.role != other.role && self.instance == other.instance
     }
 }
 
@@ -216,9 +220,7 @@ impl Peer {
     }
 
     pub(crate) fn cancel_attempt(&mut self, core: &mut Core, now: Instant) {
-        if let Some(outstanding) = self.attempt.take().and_then(|attempt| attempt.outstanding) {
-            core.indices.free(outstanding.index, now);
-        }
+        self.attempt.take().iter().flat_map(Attempt::indices).for_each(|index| core.indices.free(index, now));
         core.blocked.remove(&self.id);
     }
 

@@ -1,7 +1,11 @@
 //! Two and more parties in virtual time.
 
+mod attacks;
+mod corpus;
 mod life;
 mod net;
+mod paths;
+mod vectors;
 
 use std::time::Instant;
 

@@ -236,6 +236,18 @@ impl Tunnel {
         self.core.drops.as_map()
     }
 
+    /// Begins a handshake now, whatever the age of the session.
+    #[cfg(test)]
+    pub(crate) fn renew(&mut self, peer: PeerId, now: Instant) {
+        self.with_peer(peer, |peer, core| peer.begin(core, now));
+    }
+
+    /// Receiver indices in use, and in quarantine.
+    #[cfg(test)]
+    pub(crate) fn indices(&self) -> (usize, usize) {
+        self.core.indices.len()
+    }
+
     fn handle_init(&mut self, from: SocketAddr, init: &[u8], now: Instant) {
         let id = self.core.read_init(from, init, now).and_then(|initiation| {
             let peer = find_initiator(&initiation, &self.by_key, &mut self.peers)?;

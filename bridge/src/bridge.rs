@@ -373,7 +373,8 @@ impl Bridge {
 
     /// Sends an ICMP error about a packet to the host of ours that sent it.
     fn report(&mut self, packet: Ipv4<'_>, error: IcmpError) {
-        if !may_report(packet) {
+        // Its sender may be gone by the time that a packet is given up on.
+        if !may_report(packet) || self.local.host(packet.source()).is_none() {
             return;
         }
         if !self.icmp.take(self.now) {

@@ -232,6 +232,16 @@ fn a_packet_does_not_outlive_its_senders_lease() {
 }
 
 #[test]
+fn nobody_is_told_once_the_sender_is_gone() {
+    let mut bench = Bench::new();
+    bench.hear(&outbound(&numbered(MEMBER_IP, 1)));
+    bench.events();
+    bench.bridge.remove_host(HOST_IP);
+    bench.bridge.handle_resolved(MEMBER_IP, Resolution::Absent, bench.now);
+    bench.assert_only_drop(DropReason::Absent);
+}
+
+#[test]
 fn a_partial_checksum_elsewhere_than_in_tcp_or_udp_is_completed() {
     let mut bench = Bench::new();
     bench.bridge.permit(peer(1), MEMBER_IP);

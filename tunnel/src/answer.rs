@@ -35,6 +35,10 @@ pub(crate) struct Initiation {
 impl Core {
     /// Steps 1 to 3.
     pub(crate) fn read_init(&mut self, from: SocketAddr, init: &[u8], now: Instant) -> Result<Initiation, DropReason> {
+        // Answering a source that is nobody's own address would only serve an attacker.
+        if from.port() == 0 || !(from.ip().is_loopback() || is_usable(from)) {
+            return Err(DropReason::BadSource);
+        }
         if !self.macs.check(init) {
             return Err(DropReason::WrongMac);
         }
@@ -112,10 +116,6 @@ impl Peer {
             return Err(DropReason::NoCommonVersion);
         }
         let suite = core.config.suites.choose(payload.suites).ok_or(DropReason::NoCommonSuite)?;
-        // Answering a source that is nobody's own address would only serve an attacker.
-        if from.port() == 0 || !(from.ip().is_loopback() || is_usable(from)) {
-            return Err(DropReason::Malformed);
-        }
         if self.ours_goes_first(core, now) {
             return Err(DropReason::SimultaneousStart);
         }

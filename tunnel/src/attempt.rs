@@ -116,6 +116,7 @@ impl Peer {
             self.pause(core, now);
             return;
         };
+        self.doubt(core, now);
         for addr in &outstanding.sent_to {
             self.candidates.note_try(*addr, now);
             core.transmit(*addr, init.clone());
@@ -141,6 +142,17 @@ impl Peer {
         }
         addresses.truncate(usize::from(ROUND_TRIES.saturating_sub(attempt.sent)));
         addresses
+    }
+
+    /// Several Inits had no answer: where the peer was it is no longer, and the caller may know better.
+    fn doubt(&mut self, core: &mut Core, now: Instant) {
+        let rounds = self.attempt.as_ref().map_or(0, |attempt| attempt.rounds);
+        let working = self.sealing().is_some() && self.unanswered_since.is_none();
+        if rounds >= FIRST_RETRIES.len() && !working {
+            self.why_down = Some("no answer");
+            self.fall(core, "no answer");
+            self.need(core, now);
+        }
     }
 
     /// There is nowhere to send to.

@@ -11,7 +11,7 @@ use rand_chacha::rand_core::Rng;
 use zeroize::Zeroizing;
 
 use crate::limits::COOKIE_LIFE;
-use crate::mac::{check_mac2, keyed, mac1_of};
+use crate::mac::{check_mac2, is_mac2_empty, keyed, mac1_of};
 use crate::wire::{COOKIE, MAJOR, bytes_at};
 
 const NONCE: usize = 24;
@@ -27,7 +27,7 @@ impl CookieSecret {
     /// Whether `init` carries the cookie that was given to `from`.
     pub(crate) fn check(&self, from: SocketAddr, init: &[u8], now: Instant) -> bool {
         match &self.secret {
-            Some((since, secret)) if now.saturating_duration_since(*since) < COOKIE_LIFE => {
+            Some((since, secret)) if !is_mac2_empty(init) && now.saturating_duration_since(*since) < COOKIE_LIFE => {
                 check_mac2(&cookie_of(secret, from), init)
             }
             Some(_) | None => false,

@@ -25,6 +25,8 @@ reasons! {
     Malformed = "malformed-datagram",
     /// A message of a major version that we do not speak.
     WrongMajor = "wrong-major",
+    /// A handshake from port 0, or from an address that is no host's own.
+    BadSource = "bad-source",
     /// `mac1` is not for our key: another namespace, or a stranger.
     WrongMac = "wrong-mac",
     /// We are under load, and were not yet shown a cookie: one was sent.

@@ -20,12 +20,9 @@ impl Peer {
     pub(crate) fn handle_data(&mut self, core: &mut Core, from: SocketAddr, index: u32, datagram: &[u8], now: Instant) {
         let mut datagram = datagram.to_vec();
         let len = datagram.len() as u64;
-        let session = match self.session_of(index) {
-            Some(session) => session,
-            None => {
-                core.drop(DropReason::UnknownIndex);
-                return;
-            }
+        let Some(session) = self.session_of(index) else {
+            core.drop(DropReason::UnknownIndex);
+            return;
         };
         let opened = match session.open(&mut datagram) {
             Ok(opened) => opened,

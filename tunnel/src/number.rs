@@ -41,10 +41,13 @@ impl Numbers {
     /// Numbers below `upto` may be used. Where the wall clock has run ahead they begin there, so that a disk
     /// restored from a backup does not use a number twice.
     pub(crate) fn handle_reserved(&mut self, upto: u64) {
-        if upto > self.reserved {
-            self.next = self.next.max(upto.saturating_sub(NUMBER_BLOCK));
-            self.reserved = upto;
+        if upto <= self.reserved {
+            return;
         }
+        if self.wall > self.reserved {
+            self.next = self.next.max(upto.saturating_sub(NUMBER_BLOCK));
+        }
+        self.reserved = upto;
     }
 
     pub(crate) fn saw_wall(&mut self, wall_ms: u64) {

@@ -287,3 +287,100 @@ fn refused(why: Refused) -> DropReason {
         Refused::TooOld => DropReason::TooOld,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::Window;
+
+    /// A session that opens what it has sealed itself.
+    fn mirror(suite: Suite) -> Session {
+        let keys = DataKeys { suite, sealing: Zeroizing::new([1; 32]), opening: Zeroizing::new([1; 32]) };
+        Session::new(&keys, 0x1234_5678, 0x1234_5678, 1440)
+    }
+
+    #[test]
+    fn exact_bytes() {
+        let mut out = Vec::new();
+        let session = mirror(Suite::Aes256Gcm);
+        session.seal(Kind::Packet, &[], b"", &mut out).unwrap();
+        out.clear();
+        session.seal(Kind::Offloaded, b"head", b"tail", &mut out).unwrap();
+        assert_eq!(out[..16], [4, 1, 0, 0, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(out.len(), 32 + 8);
+        let opened = session.open(&mut out).unwrap();
+        assert_eq!((opened.kind, opened.payload), (Kind::Offloaded, b"headtail".as_slice()));
+    }
+
+    #[test]
+    fn sealing_appends_and_does_not_allocate_where_there_is_room() {
+        let session = mirror(Suite::ChaCha20Poly1305);
+        let mut out = Vec::with_capacity(4096);
+        out.extend_from_slice(b"before");
+        let capacity = (out.as_ptr(), out.capacity());
+        session.seal(Kind::Packet, &[], &[7; 1000], &mut out).unwrap();
+        session.seal(Kind::Packet, &[], &[8; 1000], &mut out).unwrap();
+        assert_eq!((out.as_ptr(), out.capacity()), capacity);
+        assert_eq!(&out[..6], b"before");
+        assert_eq!(session.open(&mut out[6..6 + 1032]).unwrap().payload, [7; 1000]);
+        assert_eq!(session.open(&mut out[6 + 1032..]).unwrap().payload, [8; 1000]);
+    }
+
+    #[test]
+    fn of_many_threads_with_one_datagram_one_gets_it() {
+        let session = mirror(Suite::Aes256Gcm);
+        for _ in 0..50 {
+            let mut datagram = Vec::new();
+            session.seal(Kind::Packet, &[], b"once", &mut datagram).unwrap();
+            let opened = std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    (0..4).map(|_| scope.spawn(|| session.open(&mut datagram.clone()).is_ok())).collect();
+                threads.into_iter().filter_map(|thread| thread.join().unwrap().then_some(())).count()
+            });
+            assert_eq!(opened, 1);
+        }
+    }
+
+    #[test]
+    fn of_many_threads_none_seals_under_the_same_counter() {
+        let session = mirror(Suite::Aes256Gcm);
+        let counters = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut out = Vec::new();
+                        (0..500).for_each(|_| session.seal(Kind::Packet, &[], b"", &mut out).unwrap());
+                        out.chunks(32).map(|datagram| u64_at(datagram, 8)).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<std::collections::BTreeSet<_>>()
+        });
+        assert_eq!(counters.len(), 2000);
+    }
+
+    #[test]
+    fn the_window_is_as_deep_as_it_says() {
+        let session = mirror(Suite::Aes256Gcm);
+        let mut datagrams: Vec<Vec<u8>> = (0..=crate::limits::WINDOW)
+            .map(|_| {
+                let mut out = Vec::new();
+                session.seal(Kind::Packet, &[], b"", &mut out).unwrap();
+                out
+            })
+            .collect();
+        assert!(session.open(datagrams.last_mut().unwrap()).unwrap().newest);
+        assert_eq!(session.open(&mut datagrams[0]), Err(DropReason::TooOld));
+        assert!(!session.open(&mut datagrams[1]).unwrap().newest);
+        assert_eq!(Window::new().check(0), Ok(()));
+    }
+
+    #[test]
+    fn sessions_and_tunnels_go_where_the_threads_are() {
+        fn is_send<T: Send>() {}
+        fn is_sync<T: Sync>() {}
+        is_send::<crate::Tunnel>();
+        is_send::<Session>();
+        is_sync::<Session>();
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::net::{Net, ms, secs};
+use super::net::{Net, message, ms, secs};
 use crate::{DropReason, Event, Kind};
 
 #[test]
@@ -40,14 +40,7 @@ fn both_directions_and_all_kinds_are_carried() {
     net.send_as(0, 1, Kind::Control, &[16, 1, 2]);
     net.run(secs(1));
     assert_eq!(net.nodes[0].packets(), [b"back"]);
-    let kinds: Vec<_> = net.nodes[1]
-        .events
-        .iter()
-        .filter_map(|(_, event)| match event {
-            Event::Message { kind, payload, .. } => Some((*kind, payload.clone())),
-            _ => None,
-        })
-        .collect();
+    let kinds: Vec<_> = net.nodes[1].events.iter().filter_map(|(_, event)| message(event)).collect();
     assert_eq!(kinds, [(Kind::Offloaded, b"offload.packet".to_vec()), (Kind::Control, vec![16, 1, 2])]);
 }
 
@@ -169,7 +162,7 @@ fn renewal_survives_lost_handshakes() {
     let random = std::cell::Cell::new(1u64);
     let (net, sent) = stream(&[(0, 1), (1, 0)], move |flight| {
         random.set(random.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
-        flight.bytes[0] != 4 && (random.get() >> 33) % 3 == 0
+        flight.bytes[0] != 4 && (random.get() >> 33).is_multiple_of(3)
     });
     assert_eq!(net.nodes.iter().map(|node| node.packets().len()).sum::<usize>(), sent as usize);
 }
@@ -315,12 +308,18 @@ fn a_peer_that_went_away_is_down_after_its_attempt_and_comes_back_when_signalled
     let mut net = Net::new(2);
     net.settle();
     net.filter = Box::new(|_| false);
-    for _ in 0..120 {
+    let b = net.nodes[1].id;
+    for _ in 0..20 {
         net.send_fast(0, 1, b"x");
         net.run(secs(1));
     }
-    let b = net.nodes[1].id;
     assert!(net.nodes[0].has(|event| matches!(event, Event::PeerDown { peer, .. } if *peer == b)));
+    assert!(net.nodes[0].has(|event| *event == Event::NeedPeer { peer: b }));
+    for _ in 0..100 {
+        net.send_fast(0, 1, b"x");
+        net.run(secs(1));
+    }
+    assert!(net.nodes[0].tunnel.sessions().is_empty());
     assert!(net.nodes[0].tunnel.peer(&b).unwrap().why_down.is_some());
     net.filter = Box::new(|_| true);
     net.run(secs(5));
@@ -332,11 +331,11 @@ fn a_peer_that_went_away_is_down_after_its_attempt_and_comes_back_when_signalled
 }
 
 #[test]
-fn both_may_start_at_once_a_thousand_times() {
-    for n in 0..1000u64 {
+fn both_may_start_at_once() {
+    for n in 0..300u64 {
         let mut net = Net::new(2);
-        net.latency = ms(1 + n % 160);
-        let apart = ms((n * 7) % 400);
+        net.latency = ms(1 + (n * 37) % 160);
+        let apart = ms((n * 71) % 401);
         let (first, second) = if n % 2 == 0 { (0, 1) } else { (1, 0) };
         net.send(first, second, b"one");
         net.run(apart);
@@ -425,10 +424,8 @@ fn no_init_leaves_before_its_number_is_on_disk() {
     net.send(2, 0, b"x");
     net.run(secs(1));
     assert!(net.seen.iter().all(|flight| flight.from != net.nodes[2].addr));
-    let asked = net.nodes[2].events.iter().find_map(|(_, event)| match event {
-        Event::ReserveHandshakes { upto } => Some(*upto),
-        _ => None,
-    });
+    let reserve = |event: &Event| if let Event::ReserveHandshakes { upto } = event { Some(*upto) } else { None };
+    let asked = net.nodes[2].events.iter().find_map(|(_, event)| reserve(event));
     net.nodes[2].tunnel.handshakes_reserved(asked.unwrap());
     net.run(Duration::ZERO);
     assert_eq!(net.seen.iter().filter(|flight| flight.from == net.nodes[2].addr).count(), 1);

@@ -29,7 +29,6 @@ pub(crate) fn peer_id(identity: [u8; 32]) -> PeerId {
 /// A datagram under way or seen.
 #[derive(Clone, Debug)]
 pub(crate) struct Flight {
-    pub(crate) at: Instant,
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
     pub(crate) bytes: Vec<u8>,
@@ -52,11 +51,8 @@ impl Node {
 
     /// Payloads received, control messages left out.
     pub(crate) fn packets(&self) -> Vec<Vec<u8>> {
-        let packet = |event: &Event| match event {
-            Event::Message { kind, payload, .. } if *kind != Kind::Control => Some(payload.clone()),
-            _ => None,
-        };
-        self.events.iter().filter_map(|(_, event)| packet(event)).collect()
+        let messages = self.events.iter().filter_map(|(_, event)| message(event));
+        messages.filter(|(kind, _)| *kind != Kind::Control).map(|(_, payload)| payload).collect()
     }
 
     pub(crate) fn drops(&self, reason: DropReason) -> u64 {
@@ -75,6 +71,11 @@ impl Node {
     pub(crate) fn sending(&self) -> std::sync::Arc<Session> {
         self.tunnel.sessions().into_iter().find(|view| view.sending).unwrap().session
     }
+}
+
+/// Kind and payload of a message.
+pub(crate) fn message(event: &Event) -> Option<(Kind, Vec<u8>)> {
+    if let Event::Message { kind, payload, .. } = event { Some((*kind, payload.clone())) } else { None }
 }
 
 pub(crate) fn credential(secret: &[u8; 32]) -> [u8; 32] {
@@ -195,7 +196,7 @@ impl Net {
 
     /// Puts a datagram on the wire.
     pub(crate) fn put(&mut self, from: SocketAddr, transmit: Transmit) {
-        let flight = Flight { at: self.now, from, to: transmit.to, bytes: transmit.datagram };
+        let flight = Flight { from, to: transmit.to, bytes: transmit.datagram };
         self.seen.push(flight.clone());
         if (self.filter)(&flight) {
             self.serial += 1;

@@ -157,7 +157,7 @@ impl Daemon {
             }
             Call::Invite { namespace, uses, ttl_s, role, hosts } => {
                 let running = self.one(Some(namespace)).await?;
-                let request = running.invite_request(uses, Duration::from_secs(ttl_s), role, hosts).await?;
+                let request = running.invite_request(self, uses, Duration::from_secs(ttl_s), role, hosts).await?;
                 reply_value(self.ask(&running, request).await?)
             }
             Call::Leave { namespace, forget, destroy } => self.leave(&namespace, forget, destroy).await,
@@ -172,9 +172,9 @@ impl Daemon {
     }
 
     /// A one-use invite for the person who has just created the namespace.
-    pub(crate) async fn first_token(&self, running: &Running) -> anyhow::Result<String> {
+    pub(crate) async fn first_token(self: &Arc<Self>, running: &Running) -> anyhow::Result<String> {
         let day = Duration::from_secs(86_400);
-        let request = running.invite_request(1, day, crate::cli::Role::Member, 256).await?;
+        let request = running.invite_request(self, 1, day, crate::cli::Role::Member, 256).await?;
         match self.ask(running, request).await? {
             Reply::Token(token) => Ok(token),
             Reply::Failed(why) => bail!(why),
@@ -264,10 +264,9 @@ fn reply_value(reply: Reply) -> anyhow::Result<Value> {
         Reply::Failed(why) => Err(anyhow!(why)),
         Reply::Owner { .. } | Reply::Pong { .. } | Reply::NoPong { .. } | Reply::Token(_) | Reply::Left => {
             let value = serde_json::to_value(reply)?;
-            Ok(match value {
-                Value::Object(object) if object.len() == 1 => object.into_iter().next().map_or(Value::Null, |(_, v)| v),
-                other => other,
-            })
+            // The name of the variant says nothing that the caller does not know.
+            let only = value.as_object().and_then(|object| object.values().next()).cloned();
+            Ok(only.unwrap_or(value))
         }
     }
 }

@@ -94,13 +94,10 @@ fn found(
     dir.make()?;
     dir.write_authority_key(&created.authority.seed())?;
     dir.write_data_key(&created.data)?;
-    let (store, _) = Store::open(&dir.store())?;
-    store.commit(&created.writes)?;
-    drop(store);
+    let (store, image) = Store::create(&dir.store(), &created.writes)?;
     // Settings come last: without them the folder does not count, so a crash before here leaves nothing behind.
     let settings = new_settings(state, name, options, port, false)?;
     dir.write_settings(&settings)?;
-    let (store, image) = Store::open(&dir.store())?;
     member(state, dir, settings, store, &image, now)
 }
 
@@ -125,7 +122,8 @@ fn join(
     let dir = state.namespace(token.ns);
     dir.make()?;
     let data = dir.data_key()?;
-    let (store, image) = Store::open(&dir.store())?;
+    let file = dir.store();
+    let (store, image) = if file.exists() { Store::open(&file)? } else { Store::create(&file, &[])? };
     let joiner = Joiner::new(identity(state)?, data, &name, token, &image, *random()?, now);
     let settings = match dir.settings()? {
         Some(before) => with_options(before, options),

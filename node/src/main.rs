@@ -14,8 +14,10 @@ mod launch;
 mod outbound;
 mod report;
 mod runtime;
+mod shell;
 mod socket;
 mod state;
+mod underlay;
 
 use std::process::ExitCode;
 

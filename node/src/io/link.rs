@@ -113,9 +113,9 @@ impl Links {
 }
 
 fn addresses_of(message: &AddressMessage) -> impl Iterator<Item = IpAddr> + '_ {
-    message.attributes.iter().filter_map(|attribute| match attribute {
-        AddressAttribute::Address(ip) => Some(*ip),
-        _ => None,
+    message.attributes.iter().filter_map(|attribute| {
+        let AddressAttribute::Address(ip) = attribute else { return None };
+        Some(*ip)
     })
 }
 

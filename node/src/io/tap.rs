@@ -77,7 +77,10 @@ impl Tap {
     pub(crate) fn write(&self, offload: Offload, head: &[u8], rest: &[u8]) -> io::Result<()> {
         let header = offload.emit();
         let parts = [IoSlice::new(&header), IoSlice::new(head), IoSlice::new(rest)];
-        (&*self.file).write_vectored(&parts)?;
+        let whole = parts.iter().map(|part| part.len()).sum::<usize>();
+        if (&*self.file).write_vectored(&parts)? < whole {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
         Ok(())
     }
 }

@@ -96,7 +96,7 @@ impl DataSocket {
     fn mapped(&self, to: SocketAddr) -> SocketAddr {
         match to {
             SocketAddr::V4(v4) if !self.v4_only => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
-            other => other,
+            SocketAddr::V4(_) | SocketAddr::V6(_) => to,
         }
     }
 }

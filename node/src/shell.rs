@@ -1,0 +1,358 @@
+//! What runs once a namespace is known: its TAP, its engine, its threads, and what the engine asks of the machine.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use arc_swap::ArcSwap;
+use dht::identity::SecretKey;
+use dht::{NamespaceId, Summary};
+use engine::{Addressing, Config, Engine, Event, Hostname};
+use tokio::sync::mpsc;
+use tunnel::Tunnel;
+
+use crate::cli::{DnsMode, JoinOptions};
+use crate::control::{Control, Input};
+use crate::daemon::Daemon;
+use crate::dns::{Applied, Forwarder};
+use crate::inbound::{Drops, Lane};
+use crate::io::link::Interface;
+use crate::io::tap::Tap;
+use crate::outbound::Outbound;
+use crate::report;
+use crate::runtime::{DRIVER_QUEUE, Progress, Running};
+use crate::state::{Settings, random};
+use crate::underlay::{Underlay, advertised};
+
+/// Inputs that may wait for the control thread.
+const CONTROL_QUEUE: usize = 4096;
+/// Interface names have 15 characters: `ov-` and 12 of the namespace's name.
+const TAP_NAME_CHARS: usize = 12;
+
+/// What runs once the namespace is known: TAP, engine, threads.
+pub(crate) struct Shell {
+    name: String,
+    control: SyncSender<Input>,
+    events: mpsc::Receiver<Event>,
+    tap: Option<(Tap, Interface)>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    forwarder: Option<Arc<Forwarder>>,
+    dns: Option<Applied>,
+    dns_mode: DnsMode,
+    summary: Summary,
+    advertise: Vec<String>,
+    endpoints: Vec<SocketAddr>,
+}
+
+impl Shell {
+    pub(crate) async fn assemble(
+        running: &Arc<Running>,
+        daemon: &Arc<Daemon>,
+        settings: &Settings,
+        summary: Summary,
+        commands: mpsc::Sender<dht::Command>,
+    ) -> anyhow::Result<Self> {
+        refuse_overlap(daemon, running.id, &summary).await?;
+        let options = &settings.options;
+        let underlay = Underlay::look(daemon).await?;
+        let config = engine_config(running, settings, &summary, &underlay)?;
+        let tap = if options.no_tap {
+            None
+        } else {
+            let tap = make_tap(options.tap.as_deref(), &settings.alias)?;
+            let link = daemon.links.by_name(tap.name()).await?;
+            daemon.links.bring_up(link.index, config.tap_mac, summary.mtu).await?;
+            running.set_tap(tap.name());
+            Some((tap, link))
+        };
+        let now = daemon.clock.now();
+        let tunnel = tunnel::Config {
+            namespace: running.id.0,
+            identity: config.identity.peer_id(),
+            secret: running.data_key()?,
+            credential_hash: summary.credential_hash,
+            slot: u8::try_from(running.slot)?,
+            instance: config.instance,
+            outer_mtu: underlay.mtu,
+            heads: summary.heads,
+            suites: tunnel::Suites::default(),
+        };
+        let tunnel = Tunnel::new(tunnel, summary.handshake_floor, *random()?, now.mono);
+        let engine = Engine::new(config, tunnel, *random()?, now);
+        let mut shell = Self::spawn(running, daemon, engine, tap, commands, summary)?;
+        shell.name.clone_from(&settings.alias);
+        shell.advertise.clone_from(&options.advertise);
+        shell.dns_mode = if options.no_tap { DnsMode::Off } else { options.dns.unwrap_or_default() };
+        shell.look_for_endpoints(daemon).await?;
+        if addressing(options) == Addressing::Clients {
+            let tap = shell.tap.as_ref().map_or("-", |(tap, _)| tap.name());
+            running.tell(Progress::Ready(format!("ready {} - on {tap}", shell.name)));
+        }
+        Ok(shell)
+    }
+
+    fn spawn(
+        running: &Arc<Running>,
+        daemon: &Arc<Daemon>,
+        engine: Engine,
+        tap: Option<(Tap, Interface)>,
+        commands: mpsc::Sender<dht::Command>,
+        summary: Summary,
+    ) -> anyhow::Result<Self> {
+        let (control_tx, control_rx) = sync_channel(CONTROL_QUEUE);
+        let (event_tx, events) = mpsc::channel(DRIVER_QUEUE);
+        let snapshot = Arc::new(ArcSwap::new(engine.snapshot()));
+        let drops = Arc::new(Drops::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let device = tap.as_ref().map(|(tap, _)| tap.clone());
+        let mut threads = Vec::new();
+        if let Some(tap) = device.clone() {
+            let outbound = Outbound {
+                tap,
+                socket: Arc::clone(&daemon.socket),
+                snapshot: Arc::clone(&snapshot),
+                control: control_tx.clone(),
+                clock: Arc::clone(&daemon.clock),
+                drops: Arc::clone(&drops),
+                stop: Arc::clone(&stop),
+            };
+            threads.push(thread("outbound", move || outbound.run())?);
+        }
+        let control = Control {
+            engine,
+            tap: device.clone(),
+            socket: Arc::clone(&daemon.socket),
+            commands,
+            events: event_tx,
+            snapshot: Arc::clone(&snapshot),
+            clock: Arc::clone(&daemon.clock),
+            drops: Arc::clone(&drops),
+        };
+        threads.push(thread("control", move || control.run(&control_rx))?);
+        let lane = Lane { snapshot, tap: device, control: control_tx.clone(), drops };
+        daemon.set_lane(running.slot, Some(Arc::new(lane)));
+        running.set_control(control_tx.clone());
+        Ok(Self {
+            name: String::new(),
+            control: control_tx,
+            events,
+            tap,
+            threads,
+            stop,
+            forwarder: None,
+            dns: None,
+            dns_mode: DnsMode::Off,
+            summary,
+            advertise: Vec::new(),
+            endpoints: Vec::new(),
+        })
+    }
+
+    /// Hands an input over that must not get lost.
+    pub(crate) async fn tell(&self, input: Input) {
+        let mut input = input;
+        loop {
+            match self.control.try_send(input) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => return,
+                Err(TrySendError::Full(back)) => {
+                    input = back;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        }
+    }
+
+    /// The engine's next wish; pends for ever once its thread has ended.
+    pub(crate) async fn next_event(&mut self) -> Event {
+        match self.events.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Does what the engine wishes.
+    pub(crate) async fn engine_event(
+        &mut self,
+        running: &Running,
+        daemon: &Arc<Daemon>,
+        event: Event,
+    ) -> anyhow::Result<()> {
+        match event {
+            Event::AddressBound { ip, prefix_len } => {
+                let Some((tap, link)) = &self.tap else { return Ok(()) };
+                daemon.links.add_address(link.index, ip, prefix_len).await?;
+                let line = format!("ready {} {ip}/{prefix_len} on {}", self.name, tap.name());
+                self.set_up_dns(daemon).await;
+                running.tell(Progress::Ready(line));
+            }
+            Event::AddressLost { ip, why } => {
+                report::note(&format!("{}: lost {ip}: {why}", self.name));
+                if let Some((_, link)) = &self.tap {
+                    daemon.links.remove_address(link.index, ip).await?;
+                }
+            }
+            Event::NameBound { name } => report::note(&format!("{}: named {name}.{}", self.name, self.summary.zone)),
+            Event::StateChanged { state, cause } => {
+                let cause = if cause.is_empty() { String::new() } else { format!(": {cause}") };
+                report::note(&format!("{}: {state}{cause}", self.name));
+            }
+            Event::Forward { id, transport, message } => self.forward(id, transport, message),
+            Event::Reply { id, reply } => {
+                running.replied(id, reply);
+            }
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, id: ::dns::QueryId, transport: ::dns::Transport, message: Vec<u8>) {
+        let forwarder = self.forwarder.get_or_insert_with(|| {
+            let upstreams = crate::dns::system_upstreams(std::path::Path::new("/etc/resolv.conf"));
+            let range = self.summary.range;
+            let outside =
+                upstreams.into_iter().filter(|addr| !matches!(addr.ip(), IpAddr::V4(ip) if range.contains(&ip)));
+            Arc::new(Forwarder::new(outside.collect()))
+        });
+        let (forwarder, control) = (Arc::clone(forwarder), self.control.clone());
+        tokio::spawn(async move {
+            let reply = forwarder.answer(message, transport).await;
+            let _ = control.try_send(Input::Forwarded { id, reply });
+        });
+    }
+
+    async fn set_up_dns(&mut self, daemon: &Arc<Daemon>) {
+        let Some((tap, link)) = &self.tap else { return };
+        if self.dns.is_some() || self.dns_mode == DnsMode::Off {
+            return;
+        }
+        let link = crate::dns::Link { index: link.index, name: tap.name().to_owned() };
+        let summary = &self.summary;
+        let applied =
+            crate::dns::apply(self.dns_mode, link, summary.service, &summary.zone, summary.range, daemon.state.path())
+                .await;
+        match applied {
+            Ok(applied) => {
+                self.forwarder = Some(Arc::new(Forwarder::new(applied.upstreams().to_vec())));
+                self.dns = Some(applied);
+            }
+            Err(error) => report::note(&format!("{}: names will not resolve by themselves: {error:#}", self.name)),
+        }
+    }
+
+    /// Tells the engine where this machine can be found, if that has changed.
+    pub(crate) async fn look_for_endpoints(&mut self, daemon: &Arc<Daemon>) -> anyhow::Result<()> {
+        let underlay = Underlay::look(daemon).await?;
+        let lan: Vec<SocketAddr> = underlay.addresses.into_iter().map(|ip| SocketAddr::new(ip, daemon.port)).collect();
+        if lan == self.endpoints {
+            return Ok(());
+        }
+        self.endpoints.clone_from(&lan);
+        let configured = advertised(&self.advertise).await.unwrap_or_default();
+        self.tell(Input::Endpoints { lan, configured }).await;
+        Ok(())
+    }
+
+    /// Undoes everything that outlives a process or a thread.
+    pub(crate) async fn take_down(mut self, daemon: &Arc<Daemon>, slot: usize) {
+        if let Some(dns) = self.dns.take()
+            && let Err(error) = dns.undo().await
+        {
+            report::note(&format!("{}: the resolver's settings were not restored: {error:#}", self.name));
+        }
+        daemon.set_lane(slot, None);
+        self.stop.store(true, Ordering::Relaxed);
+        self.tell(Input::Stop).await;
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+        let _ = joined.await;
+    }
+}
+
+fn addressing(options: &JoinOptions) -> Addressing {
+    if options.no_address || options.no_tap { Addressing::Clients } else { Addressing::Own }
+}
+
+fn engine_config(
+    running: &Running,
+    settings: &Settings,
+    summary: &Summary,
+    underlay: &Underlay,
+) -> anyhow::Result<Config> {
+    let identity = running.identity();
+    let mut instance = [0; 8];
+    instance.copy_from_slice(&random()?[..8]);
+    Ok(Config {
+        name: settings.alias.clone(),
+        namespace: running.id.0,
+        range: summary.range,
+        service: summary.service,
+        zone: summary.zone.clone(),
+        mtu: summary.mtu,
+        addressing: addressing(&settings.options),
+        hostname: hostname(settings.options.hostname.as_deref()),
+        tap_mac: local_mac(b"tap", running.id, &identity),
+        gateway_mac: local_mac(b"gateway", running.id, &identity),
+        identity,
+        instance: u64::from_be_bytes(instance),
+        loopback_underlay: underlay.loopback_only,
+    })
+}
+
+/// A range that overlaps a way this machine already has would cut one of them off.
+async fn refuse_overlap(daemon: &Arc<Daemon>, id: NamespaceId, summary: &Summary) -> anyhow::Result<()> {
+    let overlaps = |net: &ipnet::Ipv4Net| net.contains(&summary.range) || summary.range.contains(net);
+    if let Some((range, name)) = daemon.ranges_besides(id).await.into_iter().find(|(range, _)| overlaps(range)) {
+        bail!(
+            "the range {} overlaps {range} of the namespace {name} on this machine; create one of them with --range",
+            summary.range
+        );
+    }
+    if let Some((route, link)) = daemon.links.routes().await?.into_iter().find(|(route, _)| overlaps(route)) {
+        bail!(
+            "the range {} overlaps the route {route} on {link} of this machine; create the namespace with --range",
+            summary.range
+        );
+    }
+    Ok(())
+}
+
+fn make_tap(asked: Option<&str>, alias: &str) -> anyhow::Result<Tap> {
+    if let Some(name) = asked {
+        return Tap::create(name);
+    }
+    let short: String = alias.chars().take(TAP_NAME_CHARS).collect();
+    let taken = |name: &str| std::path::Path::new("/sys/class/net").join(name).exists();
+    let plain = format!("ov-{short}");
+    if !taken(&plain) {
+        return Tap::create(&plain);
+    }
+    let shorter: String = alias.chars().take(TAP_NAME_CHARS - 2).collect();
+    let numbered = (2..100).map(|number| format!("ov-{shorter}{number}")).find(|name| !taken(name));
+    Tap::create(&numbered.ok_or_else(|| anyhow!("no free name for the TAP device; name one with --tap"))?)
+}
+
+/// A locally administered unicast address that is the same at every start.
+fn local_mac(purpose: &[u8], id: NamespaceId, identity: &SecretKey) -> [u8; 6] {
+    let hash = dht::sign::hash("mac", &[purpose, &id.0, &identity.public().0]);
+    let mut mac: [u8; 6] = std::array::from_fn(|i| hash[i]);
+    mac[0] = (mac[0] & 0xfc) | 0x02;
+    mac
+}
+
+fn hostname(asked: Option<&str>) -> Hostname {
+    if let Some(name) = asked {
+        return Hostname::Explicit(name.to_ascii_lowercase());
+    }
+    let system = rustix::system::uname();
+    let label = system.nodename().to_string_lossy().split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let clean: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(55).collect();
+    let clean = clean.trim_matches('-');
+    Hostname::Default(if clean.is_empty() || clean == "localhost" { "node".into() } else { clean.into() })
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(run).with_context(|| format!("cannot start the {name} thread"))
+}

@@ -32,10 +32,10 @@ fn replay(name: &str, harness: fn(&[u8])) {
         harness(&data);
         files += 1;
         // The headers are where it matters.
-        for len in 0..data.len().min(100) {
+        for len in 0..data.len().min(64) {
             harness(&data[..len]);
         }
-        for bit in 0..data.len().min(70) * 8 {
+        for bit in 0..data.len().min(54) * 8 {
             let mut flipped = data.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             harness(&flipped);

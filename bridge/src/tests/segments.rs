@@ -142,7 +142,7 @@ struct Model {
 
 fn models() -> impl Strategy<Value = Model> {
     let options = (0usize..=10).prop_flat_map(|words| vec(any::<u8>(), words * 4));
-    let payload = (any::<u8>(), 1usize..20_000)
+    let payload = (any::<u8>(), 1usize..8_000)
         .prop_map(|(seed, len)| (0..len).map(|n| (n as u8).wrapping_mul(seed) ^ (n >> 8) as u8).collect());
     (any::<(bool, u16, u32, u8)>(), options, payload, 160usize..2000).prop_map(
         |((tcp, id, sequence, flags), options, payload, size)| Model {

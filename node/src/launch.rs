@@ -4,6 +4,7 @@ use anyhow::{Context, anyhow, bail};
 use dht::clock::Now;
 use dht::identity::SecretKey;
 use dht::join::Joiner;
+use dht::membership::{Stage, stage};
 use dht::token::Token;
 use dht::{Image, Keys, Namespace, NamespaceId, Summary};
 use dht_driver::{Start as DriverStart, Store};
@@ -46,11 +47,11 @@ pub(crate) fn prepare(state: &StateDir, start: Start, port: u16, now: Now) -> an
 pub(crate) fn resume(state: &StateDir, dir: NamespaceDir, settings: Settings, now: Now) -> anyhow::Result<Prepared> {
     dir.write_settings(&settings)?;
     let (store, image) = Store::open(&dir.store())?;
-    if settings.joining {
-        // A crash may have come between the store's last write of the join and that of the settings.
-        if let Ok(joiner) = Joiner::resume(identity(state)?, dir.data_key()?, &settings.name, &image, *random()?, now) {
-            return Ok(Prepared { dir, settings, store, start: DriverStart::Joiner(Box::new(joiner)), summary: None });
-        }
+    // The store says how far the join came: a crash may have come between its last write and that of the settings.
+    let stage = stage(&image).with_context(|| format!("cannot use {}", dir.store().display()))?;
+    if let Stage::Joining(_) = stage {
+        let joiner = Joiner::resume(identity(state)?, dir.data_key()?, &settings.name, &image, *random()?, now)?;
+        return Ok(Prepared { dir, settings, store, start: DriverStart::Joiner(Box::new(joiner)), summary: None });
     }
     member(state, dir, settings, store, &image, now)
 }

@@ -85,13 +85,17 @@ impl Datagrams {
 
 /// Seals one frame from the TAP into `out`.
 pub fn outbound(snapshot: &Snapshot, frame: &[u8], offload: Offload, out: &mut Datagrams) -> Verdict {
-    let (peer, packet) = match snapshot.local.outbound(frame) {
+    let (peer, packet) = match snapshot.local.outbound_sized(frame, offload) {
         Outbound::Forward { peer, packet } => (peer, packet),
         Outbound::Control => return Verdict::Control,
         Outbound::Drop(reason) => return Verdict::Dropped(reason.as_str()),
     };
     let Some(path) = snapshot.sending.get(&peer) else { return Verdict::Control };
-    if offload.gso_size > 0 {
+    if offload.check(packet).is_err() {
+        // A partial checksum inside an inner tunnel, say: only the slow way completes it.
+        return Verdict::Control;
+    }
+    if offload.is_super_frame() {
         return forward_segments(path, frame, offload, out);
     }
     let sealed = if packet.len() + OFFLOAD_BYTES > path.session.max_payload() {

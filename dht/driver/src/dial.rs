@@ -158,7 +158,9 @@ impl<C: Clocks> Driver<C> {
         let now = self.now();
         let dropped = self.dialer.give_up(peer, now.mono);
         tracing::debug!(%peer, dropped, "cannot be reached");
-        self.machine.handle_gone(peer, now);
+        if !self.links.has(peer) {
+            self.machine.handle_gone(peer, now);
+        }
         self.next_care = self.next_care.min(now.mono + Duration::from_secs(1));
     }
 

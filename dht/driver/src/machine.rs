@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use dht::join::{Joiner, JoinerEvent};
+use dht::token::Contact;
 use dht::{Command, Namespace, Now, Output, Refusal};
 use ipnet::Ipv4Net;
 use libp2p::PeerId;
@@ -132,6 +133,15 @@ impl Machine {
             Self::Joiner(_) => false,
             #[cfg(test)]
             Self::Fake(_) => true,
+        }
+    }
+
+    pub(crate) fn set_replica_contact(&mut self, contact: Contact) {
+        match self {
+            Self::Member(namespace) => namespace.set_replica_contact(contact),
+            Self::Joiner(_) => {}
+            #[cfg(test)]
+            Self::Fake(_) => {}
         }
     }
 

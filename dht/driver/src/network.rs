@@ -1,8 +1,10 @@
 //! What happens on the network, told to the state machine.
 
 use dht::Level;
+use dht::identity::PublicKey;
+use dht::token::{Contact, ContactAddress, MAX_ADDRESSES};
 use libp2p::kad::{self, GetClosestPeersOk, InboundRequest, QueryResult};
-use libp2p::request_response::{self, Message, OutboundFailure};
+use libp2p::request_response::{self, Message};
 use libp2p::swarm::{self, ConnectionId};
 use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
 
@@ -166,11 +168,23 @@ impl<C: Clocks> Driver<C> {
             && self.links.level(peer) == Some(Level::Member)
         {
             self.book.note(peer, [link.address.clone()]);
+            self.name_replica(peer);
         }
         let now = self.now();
         for message in self.dialer.reached(peer, now.mono) {
             self.send(peer, message);
         }
+    }
+
+    /// Joiners that ask this node are sent on to a replica, so the state machine is told where one was reached.
+    fn name_replica(&mut self, peer: PeerId) {
+        let (voters, _) = self.machine.view();
+        let Some(identity) = PublicKey::from_peer_id(&peer).filter(|_| voters.contains(&peer)) else { return };
+        let mut addrs: Vec<_> = self.book.addresses(&peer).iter().filter_map(socket_addr_of).collect();
+        addrs.dedup();
+        addrs.truncate(MAX_ADDRESSES);
+        let addresses = addrs.into_iter().map(ContactAddress::Socket).collect();
+        self.machine.set_replica_contact(Contact { identity, addresses });
     }
 
     pub(crate) fn set_doors_of(&mut self, peer: PeerId) {
@@ -210,13 +224,15 @@ impl<C: Clocks> Driver<C> {
                 let _ = self.swarm.behaviour_mut().message.inner().send_response(channel, ());
                 self.machine.handle_message(peer, &request, now);
             }
-            request_response::Event::OutboundFailure { peer, connection_id, error, .. } => {
+            request_response::Event::OutboundFailure { peer, error, .. } => {
                 tracing::debug!(%peer, %error, "a message was not delivered");
-                if matches!(error, OutboundFailure::Timeout | OutboundFailure::UnsupportedProtocols) {
-                    // Nobody answers there, or the peer began anew: the next message finds a new connection.
-                    self.swarm.close_connection(connection_id);
+                if self.links.has(peer) {
+                    // Nobody answers there, or the peer began anew. To the state machine the peer is gone, so it must
+                    // say hello again, and that takes a new connection. The end of the old one is told when it comes.
+                    self.close_all(peer);
+                } else {
+                    self.machine.handle_gone(peer, now);
                 }
-                self.machine.handle_gone(peer, now);
             }
             request_response::Event::Message { message: Message::Response { .. }, .. }
             | request_response::Event::InboundFailure { .. }

@@ -4,6 +4,7 @@ mod crash;
 pub(crate) mod fake;
 mod gate;
 mod nodes;
+mod real;
 mod store;
 
 use std::path::PathBuf;

@@ -171,7 +171,9 @@ impl Acceptor {
                 out.drop(DropReason::OldView);
                 continue;
             }
-            if env.rules.acceptor_checks && !item.value.verify(env.ns, env.config) || !env.rules.judge_no_dates(env, &item) {
+            if env.rules.acceptor_checks && !item.value.verify(env.ns, env.config)
+                || !env.rules.judge_no_dates(env, &item)
+            {
                 out.drop(DropReason::ForgedValue);
                 continue;
             }

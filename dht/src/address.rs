@@ -38,7 +38,12 @@ fn modulo(hash: &[u8; 32], n: u32) -> u32 {
 }
 
 /// The address that a client tries first when nothing else is known of it. A block that is reserved altogether is skipped.
-pub(crate) fn first_choice(ns: &NamespaceId, config: &Config, owner: &PublicKey, client: &ClientId) -> Option<Ipv4Addr> {
+pub(crate) fn first_choice(
+    ns: &NamespaceId,
+    config: &Config,
+    owner: &PublicKey,
+    client: &ClientId,
+) -> Option<Ipv4Addr> {
     (0..MAX_TRIES).find_map(|i| stable(ns, config, owner, client, i))
 }
 

@@ -142,8 +142,8 @@ pub fn verify_hint(
 ) -> bool {
     let read = |bytes: &[u8]| LeaseCert::from_bytes(bytes).ok().filter(|_| bytes.len() <= MAX_CERTIFICATE);
     let Some(cert) = read(value) else { return false };
-    if !cert.address().is_some_and(|ip| hint_key(ns, ip) == key) || cert.verify(ns, config, chain).is_err() {
+    if cert.address().is_none_or(|ip| hint_key(ns, ip) != key) || cert.verify(ns, config, chain).is_err() {
         return false;
     }
-    !held.and_then(read).is_some_and(|held| held.token() >= cert.token())
+    held.and_then(read).is_none_or(|held| held.token() < cert.token())
 }

@@ -79,12 +79,14 @@ struct Item {
     work: Work,
     phase: Phase,
     nacks: usize,
+    /// Another operation that shares the ballot, only without the rule that forbids it.
+    twin: Option<Work>,
 }
 
 #[derive(Debug)]
 enum Phase {
     Preparing { promises: BTreeMap<u8, (Held, ReplicaTime)> },
-    Accepting { decision: Decision, votes: BTreeMap<u8, Vote> },
+    Accepting { decision: Box<Decision>, votes: BTreeMap<u8, Vote> },
 }
 
 #[derive(Debug)]
@@ -112,7 +114,12 @@ pub(crate) struct Coordinator {
 
 impl Coordinator {
     /// Begins above every round that was reserved before.
-    pub(crate) fn load(image: &Image, acceptor: &Acceptor, seed: [u8; 32], rounds_on_disk: bool) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        image: &Image,
+        acceptor: &Acceptor,
+        seed: [u8; 32],
+        rounds_on_disk: bool,
+    ) -> Result<Self, LoadError> {
         let reserved = image.get(ROUND).map(|bytes| <[u8; 8]>::try_from(bytes.as_slice())).transpose();
         let reserved = reserved.map_err(|_| LoadError::Damaged("round counter"))?.map_or(0, u64::from_be_bytes);
         let first = if rounds_on_disk { reserved.max(acceptor.highest_round()) } else { 0 };
@@ -178,13 +185,14 @@ impl Coordinator {
 
     /// Starts one round for all works whose key is free; the others wait their turn.
     fn start(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, view: &View, works: Vec<Work>) {
-        let mut items = BTreeMap::new();
-        let mut again = Vec::new();
+        let mut items: BTreeMap<RegisterKey, Item> = BTreeMap::new();
         for work in works {
             let key = work.source.key();
             if let Some(waiting) = self.busy.get_mut(&key) {
-                if !env.rules.one_op_per_key && items.contains_key(&key) {
-                    again.push(work);
+                if !env.rules.one_op_per_key
+                    && let Some(item) = items.get_mut(&key)
+                {
+                    item.twin = Some(work);
                 } else if waiting.len() < MAX_WAITING {
                     waiting.push_back(work);
                 } else {
@@ -198,7 +206,7 @@ impl Coordinator {
             }
             self.busy.insert(key.clone(), VecDeque::new());
             let phase = Phase::Preparing { promises: BTreeMap::new() };
-            items.insert(key, Item { work, phase, nacks: 0 });
+            items.insert(key, Item { work, phase, nacks: 0, twin: None });
         }
         let Some((replica, _)) = acceptor.member(env, view) else { return };
         if items.is_empty() {
@@ -213,22 +221,6 @@ impl Coordinator {
         for chunk in keys.chunks(MAX_BATCH) {
             for member in &view.members {
                 out.send(env, &member.identity, Message::Prepare { scope, ballot, keys: chunk.to_vec() });
-            }
-        }
-        // Only without the rule: two operations on one key share the ballot.
-        for work in again {
-            self.share_ballot(env, out, view, round, work);
-        }
-    }
-
-    fn share_ballot(&mut self, env: &Env<'_>, out: &mut Outbox, view: &View, round: u64, work: Work) {
-        let Some(first) = self.rounds.get(&round) else { return };
-        let top = Top { held: Held::default(), elapsed: Duration::ZERO };
-        if let Some(Decision { write: Some((value, elapsed_ms)), .. }) = decide::decide(env, &work.source, &top) {
-            let items = vec![AcceptItem { value, elapsed_ms }];
-            for member in &view.members {
-                let items = items.clone();
-                out.send(env, &member.identity, Message::Accept { scope: first.scope, ballot: first.ballot, items });
             }
         }
     }
@@ -304,14 +296,18 @@ impl Coordinator {
         let (scope, ballot) = (round.scope, round.ballot);
         let mut accepts = Vec::new();
         let mut refused = Vec::new();
+        let mut twins = Vec::new();
         for key in keys {
             let Some(item) = round.items.get_mut(&key) else { continue };
             let Phase::Preparing { promises } = &item.phase else { continue };
             let top = Top::of(promises.values(), &env.now);
             match decide::decide(env, &item.work.source, &top) {
                 Some(decision) => {
-                    let write = decision.write.clone();
-                    item.phase = Phase::Accepting { decision, votes: BTreeMap::new() };
+                    let unsettled = decision.slot == slots::Verdict::Spent && !env.rules.spent_is_settled;
+                    let write = decision.write.clone().filter(|_| !unsettled);
+                    let twin = item.twin.take().and_then(|twin| decide::decide(env, &twin.source, &top)?.write);
+                    twins.extend(twin.map(|(value, elapsed_ms)| AcceptItem { value, elapsed_ms }));
+                    item.phase = Phase::Accepting { decision: Box::new(decision), votes: BTreeMap::new() };
                     match write {
                         Some((value, elapsed_ms)) => accepts.push(AcceptItem { value, elapsed_ms }),
                         None => refused.push(key),
@@ -321,7 +317,7 @@ impl Coordinator {
                 None => refused.push(key),
             }
         }
-        for chunk in accepts.chunks(MAX_BATCH) {
+        for chunk in accepts.chunks(MAX_BATCH).chain(twins.chunks(MAX_BATCH)) {
             for member in &view.members {
                 out.send(env, &member.identity, Message::Accept { scope, ballot, items: chunk.to_vec() });
             }
@@ -376,14 +372,7 @@ impl Coordinator {
     }
 
     /// Answers whoever asked, and lets the next one for these keys begin.
-    fn finish(
-        &mut self,
-        env: &Env<'_>,
-        out: &mut Outbox,
-        acceptor: &Acceptor,
-        number: u64,
-        keys: Vec<RegisterKey>,
-    ) {
+    fn finish(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, number: u64, keys: Vec<RegisterKey>) {
         let Some(round) = self.rounds.get_mut(&number) else { return };
         let (scope, ballot) = (round.scope, round.ballot);
         let mut answers: BTreeMap<PublicKey, Vec<OpResult>> = BTreeMap::new();
@@ -394,7 +383,7 @@ impl Coordinator {
             let votes: Vec<Vote> = votes.into_values().collect();
             match work.source {
                 Source::Op(op) => {
-                    let mut outcome = outcome(env, scope, ballot, decision, votes);
+                    let mut outcome = outcome(env, scope, ballot, *decision, votes);
                     if let (Outcome::Taken { used, .. }, LeaseKey::Address(ip)) = (&mut outcome, &op.op.key) {
                         *used = acceptor.used_map(env, scope, *ip);
                     }
@@ -412,7 +401,7 @@ impl Coordinator {
             out.send(env, &owner, Message::Results { scope, items });
         }
         for (from, request, decision, votes) in redeemed {
-            let outcome = self.spent.outcome(env, scope, ballot, &request, decision, votes);
+            let outcome = self.spent.outcome(env, scope, ballot, &request, *decision, votes);
             out.send(env, &from, Message::Redeemed(RedeemAnswer { invite: request.invite.invite, outcome }));
         }
         self.release(env, keys);

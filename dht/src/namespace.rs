@@ -331,15 +331,25 @@ impl Namespace {
     /// A dialler's first bytes. `Ok` is the answer; after `Err` close the connection without a word.
     pub fn handle_hello(&mut self, from: PeerId, request: &[u8], now: Now) -> Result<Vec<u8>, Refusal> {
         let answer = self.membership.handle_hello(from, request, now);
-        self.settle(now);
+        self.admitted(from, now);
         answer
     }
 
     /// The answer to [`hello`](Self::hello).
     pub fn handle_hello_response(&mut self, from: PeerId, response: &[u8], now: Now) -> Result<(), Refusal> {
         let admitted = self.membership.handle_hello_response(from, response, now);
-        self.settle(now);
+        self.admitted(from, now);
         admitted
+    }
+
+    fn admitted(&mut self, peer: PeerId, now: Now) {
+        self.pump();
+        if let Some(identity) = PublicKey::from_peer_id(&peer)
+            && self.membership.level(&peer) == Some(Level::Member)
+        {
+            self.leases.handle_admitted(&env!(self, now), &identity);
+        }
+        self.settle(now);
     }
 
     /// Where a replica may be found, for the joiners that ask this node.

@@ -36,7 +36,7 @@ pub(crate) use job::AddressClaim;
 const SEQ_BLOCK: u64 = 256;
 /// An operation without an answer is sent again after this, then after twice as long, and so on.
 const RESEND: Duration = Duration::from_secs(1);
-const RESEND_MAX: Duration = Duration::from_secs(10);
+const RESEND_MAX: Duration = Duration::from_secs(30);
 /// Without an answer for this long, the register counts as not reachable and a claim as given up.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// A jump of the owner's clock against the monotonic one: the machine was suspended, or its clock set.
@@ -382,8 +382,12 @@ impl Leases {
     /// Tells the other half of the pair, if its record does not say so yet.
     fn pair(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey) {
         let Some(client) = self.entries.get(key).map(|entry| entry.client) else { return };
-        let same: Vec<LeaseKey> =
-            self.entries.iter().filter(|(_, e)| e.client == client && e.usable(env)).map(|(key, _)| key.clone()).collect();
+        let same: Vec<LeaseKey> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.client == client && e.usable(env))
+            .map(|(key, _)| key.clone())
+            .collect();
         for other in same {
             let desired = self.hint_for(env, &other);
             let Some(entry) = self.entries.get(&other) else { continue };
@@ -511,6 +515,24 @@ impl Leases {
         }
     }
 
+    /// A replica is there again: what waits for an answer asks at once.
+    pub(crate) fn handle_admitted(&mut self, env: &Env<'_>, admitted: &PublicKey) {
+        for (key, entry) in &mut self.entries {
+            let view = env.view_of(&RegisterKey::Lease(key.clone()));
+            if view.is_none_or(|view| view.index_of(admitted).is_none()) {
+                continue;
+            }
+            match &mut entry.pending {
+                Some(pending) => {
+                    pending.resend_at = env.now.mono + RESEND;
+                    self.outgoing.push((*admitted, pending.op.clone()));
+                }
+                None if entry.failures > 0 => entry.next = Some(env.now.mono),
+                None => {}
+            }
+        }
+    }
+
     /// Does what is due: notices a suspension, ends what has run out, renews, sends again, gives up.
     pub(crate) fn handle_timeout(&mut self, env: &Env<'_>, out: &mut Outbox) {
         self.notice_jump(env, out);
@@ -574,7 +596,7 @@ impl Leases {
         }
         let Some(view) = env.view_of(&RegisterKey::Lease(key.clone())) else { return };
         pending.attempts = pending.attempts.saturating_add(1);
-        pending.resend_at = env.now.mono + RESEND.saturating_mul(1 << pending.attempts.min(4)).min(RESEND_MAX);
+        pending.resend_at = env.now.mono + RESEND.saturating_mul(1 << pending.attempts.min(5)).min(RESEND_MAX);
         self.outgoing.push((coordinator(env, view, key, pending.attempts), pending.op.clone()));
         if pending.since + PATIENCE <= env.now.mono {
             self.unreached(env, out, key);
@@ -600,9 +622,11 @@ impl Leases {
     pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let (mono, owner) = self.seen;
         let entries = self.entries.values().flat_map(|entry| {
-            let end = entry.held.as_ref().filter(|held| !held.lapsed).map(|held| {
-                (mono + held.until.0.saturating_sub(owner.0), "a lease runs out")
-            });
+            let end = entry
+                .held
+                .as_ref()
+                .filter(|held| !held.lapsed)
+                .map(|held| (mono + held.until.0.saturating_sub(owner.0), "a lease runs out"));
             let next = entry.next.filter(|_| entry.pending.is_none()).map(|at| (at, "renew a lease"));
             let resend = entry.pending.as_ref().map(|pending| (pending.resend_at, "send an operation again"));
             [end, next, resend].into_iter().flatten()

@@ -124,12 +124,7 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     pub(crate) fn new(seed: [u8; 32]) -> Self {
-        Self {
-            cache: Bounded::new(),
-            seen: Bounded::new(),
-            reads: BTreeMap::new(),
-            rng: ChaCha20Rng::from_seed(seed),
-        }
+        Self { cache: Bounded::new(), seen: Bounded::new(), reads: BTreeMap::new(), rng: ChaCha20Rng::from_seed(seed) }
     }
 
     /// Who owns an address?
@@ -456,7 +451,13 @@ fn hinted_name(found: &Found) -> Option<String> {
     }
 }
 
-fn resolution(env: &Env<'_>, ip: Ipv4Addr, found: &Found, name: Option<String>, until: OwnerTime) -> Option<Resolution> {
+fn resolution(
+    env: &Env<'_>,
+    ip: Ipv4Addr,
+    found: &Found,
+    name: Option<String>,
+    until: OwnerTime,
+) -> Option<Resolution> {
     let remaining = until.0.saturating_sub(env.now.owner.0);
     let (token, certificate) = (found.token, found.certificate.clone());
     Some(Resolution::Found { ip, owner: found.owner.peer_id()?, name, token, certificate, remaining })

@@ -74,11 +74,7 @@ pub(super) fn decide(env: &Env<'_>, request: &RedeemRequest, top: &Top) -> Decis
     }
     if current.entries.len() >= usize::from(request.invite.body.uses) {
         // Settled first: "spent" is believed only with the votes for a chosen value.
-        let mut decision = write(current, Verdict::Spent);
-        if !env.rules.spent_is_settled {
-            decision.write = None;
-        }
-        return decision;
+        return write(current, Verdict::Spent);
     }
     // Dates are judged before an append and never again: the value may be one that a later coordinator must carry on.
     if let Err(error) = request.invite.may_append(env.config, env.now.unix_s) {

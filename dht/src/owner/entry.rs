@@ -66,17 +66,7 @@ pub(super) struct Pending {
 
 impl Entry {
     pub(super) fn new(client: ClientId, keep: bool, dur_ms: u64) -> Self {
-        Self {
-            client,
-            keep,
-            gone: false,
-            dur_ms,
-            held: None,
-            pending: None,
-            next: None,
-            jobs: Vec::new(),
-            failures: 0,
-        }
+        Self { client, keep, gone: false, dur_ms, held: None, pending: None, next: None, jobs: Vec::new(), failures: 0 }
     }
 
     /// Whether the lease may be used at this moment.

@@ -196,14 +196,7 @@ impl Leases {
             let next = match job.choices.pop() {
                 Some(ip) => Some(ip),
                 None if tries >= MAX_TRIES => None,
-                None => next_choice(
-                    env.ns,
-                    env.config,
-                    (&env.me, &job.client),
-                    (taken, used),
-                    tries,
-                    &mut self.rng,
-                ),
+                None => next_choice(env.ns, env.config, (&env.me, &job.client), (taken, used), tries, &mut self.rng),
             };
             if next.is_none_or(|ip| !job.tried.contains(&ip)) {
                 break next;

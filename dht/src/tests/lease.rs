@@ -86,7 +86,11 @@ fn a_lease_without_its_replica_ends_and_comes_back_with_it() {
     let events = &net.nodes[&A].events;
     assert!(events.iter().any(|e| matches!(e, Event::LeaseLost { why: "it ran out", .. })));
     let named = crate::membership::fixture::peer(1).to_string();
-    assert!(events.iter().any(|e| matches!(e, Event::Quorum { reachable: false, why: Some(why), .. } if why.contains(&named))));
+    assert!(
+        events
+            .iter()
+            .any(|e| matches!(e, Event::Quorum { reachable: false, why: Some(why), .. } if why.contains(&named)))
+    );
     net.start(1);
     net.run(secs(20), none);
     assert_eq!(net.owners(ip), [A]);
@@ -101,8 +105,7 @@ fn a_taken_address_is_answered_with_another_one() {
     let client = ClientId::of(b"b");
     let hold = crate::command::Hold::Offer;
     let want = Some(ip);
-    let id =
-        net.command(B, |id| Command::ClaimAddress { id, client, want, only_wanted: false, hold, keep: false });
+    let id = net.command(B, |id| Command::ClaimAddress { id, client, want, only_wanted: false, hold, keep: false });
     net.settle();
     let lease = net.claimed(B, id).unwrap().unwrap();
     assert_ne!(lease.key, LeaseKey::Address(ip));

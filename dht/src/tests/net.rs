@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use libp2p_identity::PeerId;
 
 use crate::clock::{BootId, Now, OwnerTime, ReplicaTime};
 use crate::codec::Wire;
@@ -51,6 +54,8 @@ pub(super) struct Net {
     pub(super) world: World,
     pub(super) nodes: BTreeMap<u8, Node>,
     pub(super) wire: Vec<Packet>,
+    /// What was sent to somebody who is no node here.
+    pub(super) outside: Vec<Packet>,
     pub(super) time: Duration,
     /// The wall clock's lead over the time since the test began.
     pub(super) wall: u64,
@@ -72,8 +77,16 @@ impl Net {
             let token = world.invite_as(1, crate::command::Role::Member, secs(3600), *number);
             disks.push((*number, data(*number), world.join(token, *number).disk));
         }
-        let mut net =
-            Self { world, nodes: BTreeMap::new(), wire: Vec::new(), time: secs(1), wall: 0, rules, next_id: 1 };
+        let mut net = Self {
+            world,
+            nodes: BTreeMap::new(),
+            wire: Vec::new(),
+            outside: Vec::new(),
+            time: secs(1),
+            wall: 0,
+            rules,
+            next_id: 1,
+        };
         for (number, data, disk) in disks {
             let node = Node {
                 disk,
@@ -115,7 +128,8 @@ impl Net {
         let seed = [number.wrapping_mul(16).wrapping_add(node.starts); 32];
         node.live = Some(Namespace::load_with(rules, keys, &node.disk, seed, now).unwrap());
         self.drain(number);
-        let others: Vec<u8> = self.nodes.iter().filter(|(n, node)| **n != number && node.live.is_some()).map(|(n, _)| *n).collect();
+        let others: Vec<u8> =
+            self.nodes.iter().filter(|(n, node)| **n != number && node.live.is_some()).map(|(n, _)| *n).collect();
         for other in others {
             self.greet(number, other);
         }
@@ -153,6 +167,7 @@ impl Net {
     pub(super) fn drain(&mut self, number: u8) {
         let node = self.nodes.get_mut(&number).unwrap();
         let Some(live) = node.live.as_mut() else { return };
+        let mut sent = Vec::new();
         while let Some(output) = live.poll_output() {
             match output {
                 Output::Persist(writes) => {
@@ -160,14 +175,18 @@ impl Net {
                     apply(&mut node.disk, &writes);
                 }
                 Output::Send { to, message } => {
-                    let to = (0..=255).find(|n| peer(*n) == to).unwrap();
+                    let to = number_of(to);
                     let message = Message::from_bytes(&message).unwrap();
-                    self.wire.push(Packet { from: number, to, message });
+                    sent.push(Packet { from: number, to, message });
                 }
                 Output::Event(event) => node.events.push(event),
                 Output::Admit { .. } | Output::Refuse { .. } | Output::Dial { .. } | Output::Publish { .. } => {}
             }
         }
+        let (inside, outside): (Vec<_>, Vec<_>) =
+            sent.into_iter().partition(|packet| self.nodes.contains_key(&packet.to));
+        self.wire.extend(inside);
+        self.outside.extend(outside);
     }
 
     /// Delivers one message, now.
@@ -323,6 +342,12 @@ impl Net {
     pub(super) fn secret(number: u8) -> SecretKey {
         key(number)
     }
+}
+
+/// Whose name this is, among the keys 1 to 99.
+fn number_of(wanted: PeerId) -> u8 {
+    static NUMBERS: OnceLock<BTreeMap<PeerId, u8>> = OnceLock::new();
+    NUMBERS.get_or_init(|| (1..100).map(|number| (peer(number), number)).collect())[&wanted]
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,1 +1,273 @@
-//! To come.
+//! Three replicas: one ballot carries one value, quorums are counted for each key, and a minority's word is no answer.
+
+use std::time::Duration;
+
+use super::net::{Keep, Net, Packet, is_ops, none, secs};
+use crate::command::{ClientId, Command, LeaseKey};
+use crate::env::Rules;
+use crate::event::{ClaimError, Event, Resolution};
+use crate::message::Message;
+use crate::record::{Hint, Op, OpKind, RegisterKey, Scope, SignedOp, Value};
+
+const A: u8 = 10;
+const B: u8 = 11;
+
+fn guards(name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
+    assert!(!broken(Rules::ALL), "{name} fails with every rule on");
+    let mut rules = Rules::ALL;
+    off(&mut rules);
+    assert!(broken(rules), "{name} does not notice that its rule is off");
+}
+
+#[test]
+fn three_replicas_grant_with_one_of_them_away() {
+    let mut net = Net::new(3, &[A, B], Rules::ALL);
+    let ip = net.ip(5);
+    for away in 1..=3 {
+        net.crash(away);
+        let id = net.begin_claim(A, ip, "self", Keep::No);
+        net.run(secs(4), none);
+        assert!(net.claimed(A, id).unwrap().is_ok(), "without {away}");
+        net.start(away);
+        net.release(A, ip);
+        net.run(secs(4), none);
+    }
+    net.crash(1);
+    net.crash(2);
+    let id = net.begin_claim(A, ip, "self", Keep::No);
+    net.run(secs(5), none);
+    assert!(matches!(net.claimed(A, id), Some(Err(ClaimError::Unavailable(_)))));
+    assert_eq!(
+        net.nodes[&A].events.iter().rev().find_map(|e| match e {
+            Event::Quorum { reachable, .. } => Some(*reachable),
+            _ => None,
+        }),
+        Some(false)
+    );
+}
+
+#[test]
+fn contenders_with_delays_losses_and_copies_never_both_own() {
+    for seed in 0..6u64 {
+        let mut net = Net::new(3, &[A, B], Rules::ALL);
+        let ip = net.ip(5);
+        let mut dice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut roll = |n: u64| {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            dice % n
+        };
+        for _ in 0..150 {
+            match roll(10) {
+                0 => drop(net.begin_claim(A, ip, "self", Keep::No)),
+                1 => drop(net.begin_claim(B, ip, "self", Keep::No)),
+                2 if roll(3) == 0 => net.release(if roll(2) == 0 { A } else { B }, ip),
+                3 => {
+                    net.freeze(Duration::from_millis(roll(700)));
+                    [1, 2, 3, A, B].into_iter().for_each(|n| net.tick(n));
+                }
+                4 if roll(4) == 0 => {
+                    let number = [1, 2, 3][usize::try_from(roll(3)).unwrap()];
+                    net.crash(number);
+                    net.start(number);
+                }
+                kind if !net.wire.is_empty() => {
+                    let place = usize::try_from(roll(net.wire.len() as u64)).unwrap();
+                    let packet = net.wire[place].clone();
+                    if kind != 5 {
+                        net.wire.remove(place);
+                    }
+                    if kind != 6 {
+                        net.deliver(&packet);
+                    }
+                }
+                _ => {}
+            }
+            assert!(net.owners(ip).len() <= 1, "seed {seed}");
+        }
+    }
+}
+
+/// A restarted coordinator with promises for its own earlier round.
+#[test]
+fn ballot_used_twice() {
+    let broken = |rules| {
+        let mut net = Net::new(3, &[A, B], rules);
+        let ip = net.ip(5);
+        net.begin_claim(A, ip, "self", Keep::No);
+        let ops = net.take(is_ops);
+        let coordinator = ops[0].to;
+        net.deliver(&ops[0]);
+        let prepares = net.take(|_| true);
+        prepares.iter().for_each(|packet| net.deliver(packet));
+        // Promises that hold nothing yet; copies of them are still under way later.
+        let old = net.take(|packet| matches!(packet.message, Message::Promise { .. }));
+        net.deliver(&old[0]);
+        let accepts = net.take(|packet| packet.to == old[0].from);
+        accepts.iter().for_each(|packet| net.deliver(packet));
+        net.settle();
+        assert_eq!(net.owners(ip), [A]);
+        net.crash(coordinator);
+        net.start(coordinator);
+        net.begin_claim(B, ip, "self", Keep::No);
+        let mut ops = net.take(is_ops);
+        ops[0].to = coordinator;
+        net.deliver(&ops[0]);
+        net.take(|packet| matches!(packet.message, Message::Prepare { .. }));
+        old.iter().for_each(|packet| net.deliver(packet));
+        net.settle();
+        net.owners(ip).len() > 1
+    };
+    guards("ballot_used_twice", broken, |rules| (rules.rounds_on_disk, rules.one_value_per_ballot) = (false, false));
+}
+
+/// Two operations on one address in one batch.
+#[test]
+fn ballot_used_twice_in_a_batch() {
+    let broken = |rules| {
+        let mut net = Net::new(1, &[A], rules);
+        let ip = net.ip(5);
+        let key = LeaseKey::Address(ip);
+        let register = RegisterKey::Lease(key.clone());
+        let scope = Scope { incarnation: 0, shard: register.shard(&net.world.ns, &net.world.config()), view: 0 };
+        let op = |client: &[u8], op_seq| {
+            let client = ClientId::of(client);
+            let kind = OpKind::Claim;
+            let op = Op { scope, kind, key: key.clone(), client, op_seq, nonce: 1, dur_ms: 60_000, hint: Hint::None };
+            SignedOp::sign(&net.world.ns, &Net::secret(A), op)
+        };
+        let ops = vec![op(b"one", 1), op(b"two", 2)];
+        net.wire.push(Packet { from: A, to: 1, message: Message::Ops { scope, ops } });
+        net.settle();
+        let Some(Value::Lease(record)) = net.peek(1, key) else { panic!() };
+        record.request.op.client != ClientId::of(b"one")
+    };
+    guards("ballot_used_twice_in_a_batch", broken, |rules| {
+        (rules.one_op_per_key, rules.one_value_per_ballot) = (false, false);
+    });
+}
+
+#[test]
+fn batch_counts_per_ip() {
+    let broken = |rules| {
+        let mut net = Net::new(3, &[A, B], rules);
+        let (free, taken) = (net.ip(5), net.ip(6));
+        // B holds one of the two by two replicas; the third, A's coordinator, has not heard of it.
+        let lost = |packet: &Packet| packet.to == 1 || packet.from == 1;
+        for _ in 0..2 {
+            net.release(B, taken);
+            net.begin_claim(B, taken, "self", Keep::No);
+            for mut ops in net.take(is_ops) {
+                ops.to = 2;
+                net.deliver(&ops);
+                net.run(Duration::from_millis(100), lost);
+            }
+        }
+        assert_eq!(net.owners(taken), [B]);
+        let now = net.now(A);
+        let command = |id, ip| Command::ClaimAddress {
+            id: crate::CommandId(id),
+            client: ClientId::of(&[u8::try_from(id).unwrap()]),
+            want: Some(ip),
+            only_wanted: true,
+            hold: crate::Hold::Full,
+            keep: false,
+        };
+        net.live(A).handle_command(command(100, free), now);
+        net.live(A).handle_command(command(101, taken), now);
+        net.drain(A);
+        let both: Vec<SignedOp> = net
+            .take(is_ops)
+            .into_iter()
+            .flat_map(|packet| match packet.message {
+                Message::Ops { ops, .. } => ops,
+                _ => Vec::new(),
+            })
+            .collect();
+        let scope = both[0].op.scope;
+        net.deliver(&Packet { from: A, to: 1, message: Message::Ops { scope, ops: both } });
+        // The round of the batch is below what was promised to B's.
+        let mut wrote_taken = false;
+        for _ in 0..200 {
+            let Some(packet) = (!net.wire.is_empty()).then(|| net.wire.remove(0)) else { break };
+            if let Message::Accept { items, ballot, .. } = &packet.message
+                && ballot.round < 3
+            {
+                wrote_taken |=
+                    items.iter().any(|item| item.value.key() == RegisterKey::Lease(LeaseKey::Address(taken)));
+            }
+            net.deliver(&packet);
+        }
+        net.run(secs(3), none);
+        assert_eq!(net.owners(free), [A]);
+        assert_eq!(net.owners(taken), [B]);
+        wrote_taken
+    };
+    guards("batch_counts_per_ip", broken, |rules| rules.quorum_per_key = false);
+}
+
+#[test]
+fn refusals_do_not_prolong_a_dead_owners_lease() {
+    let broken = |rules| {
+        let mut net = Net::new(3, &[A, B], rules);
+        let ip = net.ip(5);
+        net.begin_claim(A, ip, "self", Keep::No);
+        net.run(secs(1), none);
+        net.crash(A);
+        let hour = secs(3600);
+        for _ in 0..26 {
+            net.freeze(hour - secs(1));
+            net.begin_claim(B, ip, "self", Keep::No);
+            // Every message of phase 2 takes a second, during which the lease runs on uncounted.
+            while !net.wire.is_empty() {
+                let packet = net.wire.remove(0);
+                if matches!(packet.message, Message::Accept { .. }) {
+                    net.freeze(Duration::from_millis(300));
+                }
+                net.deliver(&packet);
+            }
+        }
+        let written =
+            |packet: &Value| matches!(packet, Value::Lease(record) if record.owner() == Net::secret(A).public());
+        let rewritten = net.nodes.values().filter(|node| node.live.is_some()).count() > 0
+            && net.peek(1, LeaseKey::Address(ip)).is_some_and(|value| written(&value));
+        // 26 hours after the last sign of A, B has it.
+        net.owners(ip) != [B] && rewritten
+    };
+    assert!(!broken(Rules::ALL));
+}
+
+#[test]
+fn a_minority_says_unknown_and_a_quorum_says_absent() {
+    let mut net = Net::new(3, &[A], Rules::ALL);
+    let ip = net.ip(5);
+    assert_eq!(net.resolve(A, |id| Command::ResolveAddress { id, ip }), Resolution::Absent);
+    net.run(secs(6), none);
+    net.crash(1);
+    net.crash(2);
+    let id = net.command(A, |id| Command::ResolveAddress { id, ip });
+    net.run(secs(4), none);
+    assert_eq!(net.resolved(A, id), Some(Resolution::Unknown));
+}
+
+#[test]
+fn replicas_that_differ_are_made_to_agree() {
+    let mut net = Net::new(3, &[A, B], Rules::ALL);
+    let ip = net.ip(5);
+    // A's claim is accepted by one replica only, and another is away when somebody asks.
+    net.begin_claim(A, ip, "self", Keep::No);
+    let mut kept = false;
+    while !net.wire.is_empty() {
+        let packet = net.wire.remove(0);
+        let accept = matches!(packet.message, Message::Accept { .. });
+        if !accept || !kept {
+            net.deliver(&packet);
+        }
+        kept |= accept;
+    }
+    net.crash(A);
+    let id = net.command(B, |id| Command::ResolveAddress { id, ip });
+    net.run(secs(3), none);
+    assert!(matches!(net.resolved(B, id), Some(Resolution::Absent | Resolution::Found { .. })));
+}

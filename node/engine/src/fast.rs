@@ -91,10 +91,8 @@ pub fn outbound(snapshot: &Snapshot, frame: &[u8], offload: Offload, out: &mut D
         Outbound::Drop(reason) => return Verdict::Dropped(reason.as_str()),
     };
     let Some(path) = snapshot.sending.get(&peer) else { return Verdict::Control };
-    if offload.check(packet).is_err() {
-        // A partial checksum inside an inner tunnel, say: only the slow way completes it.
-        return Verdict::Control;
-    }
+    // A partial checksum inside an inner tunnel, say: only the slow way completes it.
+    let Ok(offload) = offload.check(packet) else { return Verdict::Control };
     if offload.is_super_frame() {
         return forward_segments(path, frame, offload, out);
     }

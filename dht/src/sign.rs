@@ -26,6 +26,12 @@ impl NamespaceId {
         let length = u8::try_from(name.len()).expect("namespace names have at most 32 bytes");
         Self(hash("ns", &[&authority.0, &[length], name.as_bytes()]))
     }
+    /// The identifier that this text, all of it, spells in base58.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        let length = bs58::decode(text).onto(&mut bytes).ok()?;
+        (length == bytes.len()).then_some(Self(bytes))
+    }
     /// The first eight base58 characters, for people; compare identifiers in full.
     pub fn short(&self) -> String {
         bs58::encode(self.0).into_string().chars().take(8).collect()

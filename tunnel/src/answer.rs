@@ -199,7 +199,7 @@ impl Peer {
         self.candidates.note_answer(next.from);
         self.cancel_attempt(core, now);
         self.establish(core, next.generation, next.hello, now);
-        self.flush(core, now);
+        core.ready.insert(self.id, now);
         if !was_up || endpoint != self.path.endpoint {
             self.path.begin_echo(core.token(), now);
             self.send_echo(core, now);

@@ -300,7 +300,7 @@ impl Peer {
         let hello = Hello { heads: payload.heads, instance: payload.instance, mtu: payload.mtu };
         let generation = Generation::new(session, Role::Initiator, rank, &hello, now);
         self.establish(core, generation, hello, now);
-        self.flush(core, now);
+        core.ready.insert(self.id, now);
         // The first transport packet is the proof that lets the responder send.
         self.path.begin_echo(core.token(), now);
         self.send_echo(core, now);

@@ -1,6 +1,6 @@
 //! What all peers of a tunnel share: our keys, randomness, indices, and the outputs.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -37,6 +37,10 @@ pub(crate) struct Core {
     pub(crate) events: VecDeque<Event>,
     /// Peers whose Init waits for numbers to be reserved.
     pub(crate) blocked: BTreeSet<PeerId>,
+    /// Peers whose waiting payloads can leave, since when. They do when datagrams are polled, after the events: what
+    /// the caller sends on [`Event::PeerUp`] goes first, because it may be the proof without which the peer refuses
+    /// the rest.
+    pub(crate) ready: BTreeMap<PeerId, Instant>,
     /// Whether [`Event::SessionsChanged`] stands in the queue.
     changed: bool,
 }
@@ -57,6 +61,7 @@ impl Core {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             blocked: BTreeSet::new(),
+            ready: BTreeMap::new(),
             changed: false,
             config,
         };

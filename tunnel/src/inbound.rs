@@ -139,7 +139,7 @@ impl Peer {
                 core.sessions_changed();
             }
             self.path.prove(addr, now);
-            self.flush(core, now);
+            core.ready.insert(self.id, now);
         } else {
             self.path.remember(addr, now);
         }

@@ -3,9 +3,10 @@
 //! A [`Tunnel`] is a state machine of one namespace on one node. It has no socket, clock or randomness of its own.
 //!
 //! In go datagrams ([`Tunnel::handle_datagram`]), payloads for peers ([`Tunnel::send`]), what is known about
-//! peers ([`Tunnel::set_peer`], [`Tunnel::set_candidates`]) and time. Out come datagrams
-//! ([`Tunnel::poll_transmit`]), events ([`Tunnel::poll_event`]) and the next deadline ([`Tunnel::poll_timeout`]).
-//! After each input the caller drains all three, in that order.
+//! peers ([`Tunnel::set_peer`], [`Tunnel::set_candidates`]) and time. Out come events ([`Tunnel::poll_event`]),
+//! datagrams ([`Tunnel::poll_transmit`]) and the next deadline ([`Tunnel::poll_timeout`]). After each input the
+//! caller drains all three, in that order: what it sends on [`Event::PeerUp`] leaves before the payloads that waited
+//! for the session.
 //!
 //! # Two paths
 //!

@@ -25,6 +25,12 @@ enum Unsent {
 
 impl Peer {
     pub(crate) fn send(&mut self, core: &mut Core, kind: Kind, payload: &[u8], now: Instant) {
+        if kind != Kind::Control && !self.queue.is_empty() && self.sealing().is_some() {
+            // Behind those that wait.
+            self.queue.push(kind, payload, &mut core.drops, now);
+            core.ready.entry(self.id).or_insert(now);
+            return;
+        }
         match self.transmit(core, kind, payload) {
             Ok(()) => {}
             Err(Unsent::NoSession) => {

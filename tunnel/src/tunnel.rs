@@ -205,8 +205,11 @@ impl Tunnel {
         }
     }
 
-    /// The next datagram to send.
+    /// The next datagram to send. To be asked after the events, whose answers go before payloads that waited.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        while let Some((peer, since)) = self.core.ready.pop_first() {
+            self.with_peer(peer, |peer, core| peer.flush(core, since));
+        }
         self.core.transmits.pop_front()
     }
 

@@ -6,3 +6,4 @@ mod lease;
 mod net;
 mod quorum;
 mod resolve;
+mod thread;

@@ -81,7 +81,7 @@ pub(crate) fn swarm(config: &DriverConfig, filter: &Arc<AddressFilter>) -> anyho
         .context("failed to set up TCP")?
         .with_quic_config(quic_config);
     let filter = filter.clone();
-    let build = |key: &identity::Keypair| behaviour(key, config, &filter).map_err(Into::into);
+    let build = |key: &identity::Keypair| behaviour(key, config, &filter);
     let settings = |settings: libp2p::swarm::Config| settings.with_idle_connection_timeout(IDLE).with_smart_dial();
     Ok(builder.with_behaviour(build)?.with_swarm_config(settings).build())
 }
@@ -101,7 +101,7 @@ fn quic_config(mut config: quic::Config) -> quic::Config {
     config
 }
 
-fn behaviour(key: &identity::Keypair, config: &DriverConfig, filter: &Arc<AddressFilter>) -> anyhow::Result<Behaviour> {
+fn behaviour(key: &identity::Keypair, config: &DriverConfig, filter: &Arc<AddressFilter>) -> Behaviour {
     let me = key.public().to_peer_id();
     let protocols = Protocols::of(&config.namespace);
     let limits = ConnectionLimits::default()
@@ -121,12 +121,11 @@ fn behaviour(key: &identity::Keypair, config: &DriverConfig, filter: &Arc<Addres
             .with_cache_size(0)
             .with_push_listen_addr_updates(true),
     );
-    let mdns = if config.mdns {
-        Some(mdns::tokio::Behaviour::new(mdns::Config::default(), me).context("failed to start mDNS")?)
-    } else {
-        None
-    };
-    Ok(Behaviour {
+    let mdns = config.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me)).and_then(|mdns| {
+        // Whoever is not on this LAN is reached without it.
+        mdns.inspect_err(|error| tracing::warn!(%error, "cannot look for other nodes on the LAN")).ok()
+    });
+    Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         message: Gate::new(message, filter.clone()),
         kad: Gate::new(kademlia(me, protocols.kad), filter.clone()),
@@ -134,7 +133,7 @@ fn behaviour(key: &identity::Keypair, config: &DriverConfig, filter: &Arc<Addres
         hello: hello::Behaviour::new(filter.clone()),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_TIMEOUT)),
         mdns: mdns.into(),
-    })
+    }
 }
 
 /// Kademlia for finding peers. Its store holds hints that were checked, and nothing is copied on by itself.

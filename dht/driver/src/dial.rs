@@ -9,7 +9,7 @@ use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId};
 
-use crate::address::{multiaddrs_of, split_peer};
+use crate::address::{multiaddrs_of, socket_addr_of, split_peer};
 use crate::config::Clocks;
 use crate::dialer::{Attempt, Wish};
 use crate::driver::{Driver, Found};
@@ -42,6 +42,9 @@ pub(crate) fn contacts_of(peers: &[Multiaddr]) -> Vec<Contact> {
 impl<C: Clocks> Driver<C> {
     /// Takes up work with a state machine that has just begun.
     pub(crate) fn begin(&mut self) {
+        if self.machine.is_joiner() {
+            self.look_up_contacts();
+        }
         for (peer, name, port) in self.machine.names() {
             let lookup = async move {
                 let found = tokio::net::lookup_host((name.as_str(), port)).await;
@@ -71,8 +74,8 @@ impl<C: Clocks> Driver<C> {
             return;
         }
         if !self.dialer.may_begin(peer, wish, now) {
-            if wish == Wish::Asked {
-                self.give_up(peer);
+            if let Some(next) = self.dialer.next_attempt(peer) {
+                self.next_care = self.next_care.min(next);
             }
             return;
         }
@@ -174,17 +177,16 @@ impl<C: Clocks> Driver<C> {
         let mut wanted: Vec<PeerId> = voters;
         if !self.machine.is_joiner() && self.is_lonely() {
             wanted.extend(self.book.latest().into_iter().take(MOST_REMEMBERED));
-            self.try_contacts(now);
+            if self.contacts.iter().all(|contact| contact.next.is_none_or(|next| now >= next)) {
+                self.look_up_contacts();
+            }
         }
         self.next_care = now + CARE;
+        for peer in self.dialer.asked() {
+            self.connect(peer, Wish::Asked);
+        }
         for peer in wanted {
             self.connect(peer, Wish::Standing);
-            if let Some(next) = self.dialer.next_attempt(peer)
-                && !self.links.has(peer)
-                && peer != *self.swarm.local_peer_id()
-            {
-                self.next_care = self.next_care.min(next);
-            }
         }
         if self.is_lonely() && !self.contacts.is_empty() {
             self.next_care = self.next_care.min(now + CONTACT_PAUSE);
@@ -196,9 +198,11 @@ impl<C: Clocks> Driver<C> {
         !self.links.open_peers().iter().any(|peer| self.links.level(*peer) == Some(Level::Member))
     }
 
-    fn try_contacts(&mut self, now: Instant) {
+    /// Finds out where the configured contacts are; [`handle_lookup`](Self::handle_lookup) goes on.
+    fn look_up_contacts(&mut self) {
+        let now = self.now().mono;
         for (index, contact) in self.contacts.iter_mut().enumerate() {
-            if contact.next.is_some_and(|next| now < next) || !contact.dialling.is_empty() {
+            if !contact.dialling.is_empty() {
                 continue;
             }
             contact.next = Some(now + CONTACT_PAUSE);
@@ -218,15 +222,23 @@ impl<C: Clocks> Driver<C> {
     pub(crate) fn handle_lookup(&mut self, Found { contact, peer, addresses }: Found) {
         let addresses: Vec<_> = addresses.into_iter().filter(|address| !self.filter.is_virtual(address)).collect();
         let Some(peer) = peer else {
+            if self.machine.is_joiner() {
+                return;
+            }
             for address in addresses {
                 self.dial_unnamed(contact, address);
             }
             return;
         };
-        self.dialer.note(peer, addresses);
-        if !self.machine.is_joiner() {
-            self.connect(peer, Wish::Standing);
+        if self.machine.is_joiner() {
+            // It shows its invite to those it chooses itself, in turn.
+            for addr in addresses.iter().filter_map(socket_addr_of) {
+                self.machine.add_address(peer, addr);
+            }
+            return;
         }
+        self.dialer.note(peer, addresses);
+        self.connect(peer, Wish::Standing);
     }
 
     fn dial_unnamed(&mut self, contact: Option<usize>, address: Multiaddr) {

@@ -57,6 +57,19 @@ struct Target {
     ended: Option<Instant>,
     pause: Duration,
     waiting: VecDeque<Vec<u8>>,
+    /// The state machine has asked for this peer and has no answer yet.
+    asked: bool,
+}
+
+impl Target {
+    fn pause_ends(&self) -> Option<Instant> {
+        let pause = match (self.asked, self.failures) {
+            (true, 0) => Duration::ZERO,
+            (true, _) => LEAST_PAUSE,
+            (false, _) => self.pause,
+        };
+        self.ended.map(|ended| ended + pause)
+    }
 }
 
 /// All peers that this node tries to reach.
@@ -82,23 +95,23 @@ impl Dialer {
         target.given.truncate(MOST_ADDRESSES);
     }
 
-    /// Whether an attempt may begin: none runs, and the pause after the last is over.
+    /// Notes a wish and says whether an attempt may begin: none runs, and the pause after the last is over.
     pub(crate) fn may_begin(&mut self, peer: PeerId, wish: Wish, now: Instant) -> bool {
         let target = self.target(peer);
-        let pause = match wish {
-            Wish::Asked => LEAST_PAUSE.min(target.pause),
-            Wish::Standing => target.pause,
-        };
-        target.attempt == Attempt::None && target.ended.is_none_or(|ended| now >= ended + pause)
+        target.asked |= wish == Wish::Asked;
+        target.attempt == Attempt::None && target.pause_ends().is_none_or(|end| now >= end)
     }
 
-    /// When a standing wish for this peer may be tried next, if it only waits for the pause to end.
+    /// When this peer may be tried next, if that only waits for the pause to end.
     pub(crate) fn next_attempt(&self, peer: PeerId) -> Option<Instant> {
         let target = self.targets.get(&peer)?;
-        if target.attempt != Attempt::None {
-            return None;
-        }
-        target.ended.map(|ended| ended + target.pause)
+        if target.attempt == Attempt::None { target.pause_ends() } else { None }
+    }
+
+    /// Peers that the state machine has asked for and that nothing is being done about.
+    pub(crate) fn asked(&self) -> Vec<PeerId> {
+        let idle = |target: &Target| target.asked && target.attempt == Attempt::None;
+        self.targets.iter().filter(|(_, target)| idle(target)).map(|(peer, _)| *peer).collect()
     }
 
     /// The addresses to try: those given, then those of the book, without those found wrong.
@@ -147,6 +160,7 @@ impl Dialer {
         let doubled = SHORTEST_PAUSE.saturating_mul(1 << target.failures.min(6));
         target.pause = doubled.min(LONGEST_PAUSE) * jitter / 100;
         target.failures = target.failures.saturating_add(1);
+        target.asked = false;
         let dropped = target.waiting.len();
         target.waiting.clear();
         dropped
@@ -162,6 +176,7 @@ impl Dialer {
         // Should it close again at once, it is not redialled at once.
         target.ended = Some(now);
         target.pause = SHORTEST_PAUSE;
+        target.asked = false;
         std::mem::take(&mut target.waiting)
     }
 
@@ -179,7 +194,7 @@ impl Dialer {
 
     fn target(&mut self, peer: PeerId) -> &mut Target {
         if !self.targets.contains_key(&peer) && self.targets.len() >= MOST_TARGETS {
-            let idle = |target: &Target| target.attempt == Attempt::None && target.waiting.is_empty();
+            let idle = |target: &Target| target.attempt == Attempt::None && !target.asked && target.waiting.is_empty();
             let oldest = self.targets.iter().filter(|(_, target)| idle(target)).min_by_key(|(_, target)| target.ended);
             if let Some(oldest) = oldest.map(|(peer, _)| *peer) {
                 self.targets.remove(&oldest);
@@ -194,6 +209,7 @@ impl Dialer {
             ended: None,
             pause: Duration::ZERO,
             waiting: VecDeque::new(),
+            asked: false,
         })
     }
 }
@@ -236,10 +252,21 @@ mod tests {
         for _ in 0..10 {
             dialer.give_up(peer, now);
         }
-        let soon = now + Duration::from_millis(300);
+        let soon = now + LEAST_PAUSE;
         assert!(!dialer.may_begin(peer, Wish::Standing, soon));
-        assert!(dialer.may_begin(peer, Wish::Asked, soon));
         assert!(!dialer.may_begin(peer, Wish::Asked, now));
+        assert_eq!((dialer.asked(), dialer.next_attempt(peer)), (vec![peer], Some(soon)));
+        assert!(dialer.may_begin(peer, Wish::Asked, soon));
+        dialer.give_up(peer, soon);
+        assert_eq!(dialer.asked(), []);
+    }
+
+    #[test]
+    fn a_peer_that_was_just_there_is_asked_for_again_without_a_pause() {
+        let (mut dialer, peer, now) = dialer();
+        dialer.reached(peer, now);
+        assert!(!dialer.may_begin(peer, Wish::Standing, now));
+        assert!(dialer.may_begin(peer, Wish::Asked, now));
     }
 
     #[test]

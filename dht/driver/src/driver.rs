@@ -69,6 +69,8 @@ pub(crate) async fn run_machine(
     let mut shutdown = pin!(shutdown);
     driver.begin();
     let ending = loop {
+        // Before anything else, lest a busy network keep the timers waiting.
+        driver.handle_timeout();
         if let Err(error) = driver.turn().await {
             driver.untold.push_back(DriverEvent::Fatal(format!("{error:#}")));
             break Err(error);
@@ -94,7 +96,7 @@ pub(crate) async fn run_machine(
             },
             event = driver.swarm.select_next_some(), if roomy => driver.handle_swarm_events(event),
             Some(found) = driver.lookups.next(), if !driver.lookups.is_empty() => driver.handle_lookup(found),
-            () = tokio::time::sleep(sleep) => driver.handle_timeout(),
+            () = tokio::time::sleep(sleep) => {}
         }
     };
     driver.leave(&events).await;
@@ -327,7 +329,7 @@ impl<C: Clocks> Driver<C> {
             .map_err(|error| anyhow!("joined {name}, but cannot load it: {error}"))?;
         let summary = Box::new(namespace.summary());
         self.machine = Machine::Member(Box::new(namespace));
-        for connection in self.links.all() {
+        for connection in self.links.forget_all() {
             self.swarm.close_connection(connection);
         }
         self.tell(DriverEvent::Joined(summary));
@@ -337,7 +339,7 @@ impl<C: Clocks> Driver<C> {
 
     /// Closes all connections and waits a moment for it to be known; tells the node what is left to tell.
     async fn leave(mut self, events: &mpsc::Sender<DriverEvent>) {
-        for connection in self.links.all() {
+        for connection in self.links.forget_all() {
             self.swarm.close_connection(connection);
         }
         let _ = tokio::time::timeout(FAREWELL, async {

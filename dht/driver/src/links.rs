@@ -77,10 +77,6 @@ impl Links {
         self.links.iter().filter(move |(_, link)| link.peer == peer).map(|(id, _)| *id)
     }
 
-    pub(crate) fn all(&self) -> Vec<ConnectionId> {
-        self.links.keys().copied().collect()
-    }
-
     pub(crate) fn has(&self, peer: PeerId) -> bool {
         self.of(peer).next().is_some()
     }
@@ -118,6 +114,12 @@ impl Links {
         }
         let disconnected = link.stage == Stage::Open && !self.is_open(link.peer);
         Some(Ended { link, last, disconnected })
+    }
+
+    /// Forgets all connections, which are being closed: their ends will mean nothing.
+    pub(crate) fn forget_all(&mut self) -> Vec<ConnectionId> {
+        self.admitted.clear();
+        std::mem::take(&mut self.links).into_keys().collect()
     }
 
     /// The state machine lets this peer in. Nothing is known of it without a connection.

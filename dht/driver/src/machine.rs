@@ -1,5 +1,6 @@
 //! The state machine that the driver runs: a joiner, then a namespace. Both are driven alike.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use dht::join::{Joiner, JoinerEvent};
@@ -133,6 +134,16 @@ impl Machine {
             Self::Joiner(_) => false,
             #[cfg(test)]
             Self::Fake(_) => true,
+        }
+    }
+
+    /// Another address of a joiner's contact.
+    pub(crate) fn add_address(&mut self, peer: PeerId, addr: SocketAddr) {
+        match self {
+            Self::Member(_) => {}
+            Self::Joiner(joiner) => joiner.add_address(peer, addr),
+            #[cfg(test)]
+            Self::Fake(_) => {}
         }
     }
 

@@ -139,8 +139,8 @@ fn run_until(start: &[u8], left: Option<u64>) -> (Handle, usize) {
 fn empty_store() -> Vec<u8> {
     let handle = disk(Vec::new(), None);
     drop(Store::on_backend(handle.clone()).unwrap());
-    let contents = handle.0.lock().unwrap().contents();
-    contents
+    let disk = handle.0.lock().unwrap();
+    disk.contents()
 }
 
 #[test]

@@ -210,9 +210,9 @@ impl Node {
     }
 
     pub(crate) async fn signalled(&mut self) -> (PeerId, Vec<u8>) {
-        self.wait("a message", |event| match event {
-            DriverEvent::Core(Event::Signal { from, message }) => Some((from, message)),
-            _ => None,
+        self.wait("a message", |event| {
+            let DriverEvent::Core(Event::Signal { from, message }) = event else { return None };
+            Some((from, message))
         })
         .await
     }

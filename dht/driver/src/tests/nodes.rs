@@ -131,6 +131,15 @@ async fn a_port_in_use_is_named() {
     assert!(error.contains(&format!("port {} is in use", a.port)), "{error}");
 }
 
+#[tokio::test]
+async fn the_usual_configuration_listens_on_all_interfaces_by_both_protocols() {
+    let mut config = config(1, free_port());
+    config.listen = vec![std::net::Ipv4Addr::UNSPECIFIED.into(), std::net::Ipv6Addr::UNSPECIFIED.into()];
+    config.mdns = true;
+    let mut node = Node::fake(config, Fake::new(b"same"), "usual");
+    node.listening().await;
+}
+
 /// A disk whose syncs can be held up, or fail.
 #[derive(Clone)]
 struct SlowDisk {

@@ -75,9 +75,9 @@ async fn invite(node: &mut Node, uses: u16) -> Token {
     };
     node.command(command).await;
     let text = node
-        .wait("an invite", |event| match event {
-            DriverEvent::Core(Event::Invited { outcome, .. }) => Some(outcome.unwrap()),
-            _ => None,
+        .wait("an invite", |event| {
+            let DriverEvent::Core(Event::Invited { outcome, .. }) = event else { return None };
+            Some(outcome.unwrap())
         })
         .await;
     Token::parse(&text).unwrap()
@@ -104,9 +104,9 @@ fn join(n: u8, token: Token, name: &str) -> (Node, PathBuf) {
 
 async fn joined(node: &mut Node) {
     let name = node
-        .wait("joining", |event| match event {
-            DriverEvent::Joined(summary) => Some(summary.name),
-            _ => None,
+        .wait("joining", |event| {
+            let DriverEvent::Joined(summary) = event else { return None };
+            Some(summary.name)
         })
         .await;
     assert_eq!(name, "home");
@@ -117,9 +117,9 @@ async fn claim(node: &mut Node, client: &[u8]) -> Result<Lease, ClaimError> {
     let client = ClientId::of(client);
     let (want, only_wanted, hold, keep) = (None, false, Hold::Full, true);
     node.command(Command::ClaimAddress { id, client, want, only_wanted, hold, keep }).await;
-    node.wait("an answer to a claim", |event| match event {
-        DriverEvent::Core(Event::Claimed { outcome, .. }) => Some(outcome),
-        _ => None,
+    node.wait("an answer to a claim", |event| {
+        let DriverEvent::Core(Event::Claimed { outcome, .. }) = event else { return None };
+        Some(outcome)
     })
     .await
 }
@@ -142,9 +142,9 @@ async fn a_joiner_redeems_its_invite_and_leases_an_address_that_the_founder_can_
 
     a.command(Command::ResolveAddress { id: CommandId(5), ip: ip_of(&b_lease) }).await;
     let outcome = a
-        .wait("a resolution", |event| match event {
-            DriverEvent::Core(Event::Resolved { id: CommandId(5), outcome }) => Some(outcome),
-            _ => None,
+        .wait("a resolution", |event| {
+            let DriverEvent::Core(Event::Resolved { id: CommandId(5), outcome }) = event else { return None };
+            Some(outcome)
         })
         .await;
     let Resolution::Found { owner, ip, .. } = outcome else { panic!("{outcome:?}") };

@@ -97,6 +97,7 @@ impl Engine {
     fn forget_route(&mut self, ip: Ipv4Addr) {
         if let Some(route) = self.routes.by_ip.remove(&ip) {
             self.bridge.forbid(route.peer, ip);
+            self.dns.forget(ip);
         }
     }
 

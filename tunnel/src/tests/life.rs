@@ -259,6 +259,31 @@ fn a_slow_path_comes_up_within_the_life_of_the_first_packet() {
 }
 
 #[test]
+fn a_path_that_became_slow_comes_up_again() {
+    let mut net = Net::new(2);
+    net.settle();
+    net.nodes[0].tunnel.erase_all(net.now);
+    net.drain(0);
+    net.latency = ms(700);
+    net.send(0, 1, b"x");
+    net.run(secs(4));
+    assert_eq!(net.nodes[1].packets().len(), 1);
+    assert!(net.nodes[0].drops(DropReason::LateResp) > 0);
+}
+
+#[test]
+fn a_packet_in_the_last_seconds_of_a_session_is_not_lost() {
+    for age in (172_000..182_000).step_by(5).filter(|age| age % 1000 < 30 || age % 1000 > 960) {
+        let mut net = Net::new(2);
+        net.settle();
+        net.run(ms(age - 1000));
+        net.send_fast(0, 1, b"late");
+        net.run(secs(1));
+        assert_eq!(net.nodes[1].packets().len(), 1, "at {age} ms");
+    }
+}
+
+#[test]
 fn a_silent_peer_is_reported_and_what_waited_is_dropped_by_name() {
     let mut net = Net::new(2);
     net.filter = Box::new(|_| false);
@@ -371,12 +396,63 @@ fn both_may_start_at_once() {
         for node in &net.nodes {
             assert_eq!(node.packets().len(), 1, "run {n}: {:?}", node.tunnel.drops());
         }
+        if net.latency < ms(70) {
+            assert!(net.nodes.iter().all(|node| node.tunnel.sessions().len() == 1), "run {n}: a session too many");
+        }
         net.nodes.iter_mut().for_each(|node| node.events.clear());
         net.send_fast(0, 1, b"a");
         net.send_fast(1, 0, b"b");
         net.run(secs(1));
         assert!(net.nodes.iter().all(|node| node.packets().len() == 1), "run {n}: a dead session was left");
     }
+}
+
+#[test]
+fn who_gives_way_does_not_begin_again() {
+    let mut net = Net::new(2);
+    net.latency = ms(140);
+    net.send(0, 1, b"one");
+    net.send(1, 0, b"two");
+    net.run(secs(5));
+    assert_eq!(net.seen.iter().filter(|flight| flight.bytes[0] == 1).count(), 2);
+    assert_eq!(net.seen.iter().filter(|flight| flight.bytes[0] == 2).count(), 1);
+}
+
+/// Both have answered the other's Init before either Resp arrives.
+#[test]
+fn handshakes_that_cross_end_in_one_session() {
+    let mut net = Net::new(2);
+    let (small, large) = if net.nodes[0].keys().x25519 < net.nodes[1].keys().x25519 { (0, 1) } else { (1, 0) };
+    let addr = [net.nodes[small].addr, net.nodes[large].addr];
+    net.filter = Box::new(|_| false);
+    let last = |net: &Net, from, kind: u8| {
+        let sent = |flight: &&super::net::Flight| flight.from == from && flight.bytes[0] == kind;
+        net.seen.iter().rev().find(sent).unwrap().bytes.clone()
+    };
+    net.send(small, large, b"from the smaller");
+    net.run(ms(400));
+    net.send(large, small, b"from the larger");
+    net.run(ms(100));
+    // The larger gives way, which it does only once, and begins again a second later.
+    let init = last(&net, addr[0], 1);
+    net.inject(large, addr[0], &init);
+    net.run(ms(1050));
+    let (one, other) = (last(&net, addr[0], 1), last(&net, addr[1], 1));
+    net.inject(small, addr[1], &other);
+    net.inject(large, addr[0], &one);
+    let (to_large, to_small) = (last(&net, addr[0], 2), last(&net, addr[1], 2));
+    net.filter = Box::new(|_| true);
+    net.inject(small, addr[1], &to_small);
+    net.inject(large, addr[0], &to_large);
+    net.run(secs(1));
+    assert_eq!(net.nodes[large].packets(), [b"from the smaller"]);
+    assert_eq!(net.nodes[small].packets(), [b"from the larger"]);
+    let indices = [net.nodes[small].sending().index(), net.nodes[large].sending().index()];
+    net.seen.clear();
+    net.send_fast(small, large, b"a");
+    net.send_fast(large, small, b"b");
+    let to: Vec<u32> = net.seen.iter().map(|flight| crate::receiver_index(&flight.bytes).unwrap()).collect();
+    assert_eq!(to, [indices[1], indices[0]], "both seal with the same one");
 }
 
 #[test]

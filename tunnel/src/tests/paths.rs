@@ -120,6 +120,14 @@ fn only_the_newest_authentic_datagram_moves_the_endpoint() {
     net.inject(1, elsewhere(), &forged);
     assert_eq!(net.nodes[1].tunnel.peer(&a).unwrap().endpoint, Some(home));
     assert_eq!(net.nodes[1].packets().len(), 2, "a late one is delivered all the same");
+    // Nor does one that is older than what the fast path has opened.
+    let mut datagrams = vec![Vec::new(), Vec::new()];
+    for datagram in &mut datagrams {
+        session.seal(Kind::Packet, &[], b"x", datagram).unwrap();
+    }
+    net.nodes[1].sending().open(&mut datagrams[1]).unwrap();
+    net.inject(1, elsewhere(), &datagrams[0]);
+    assert_eq!(net.nodes[1].tunnel.peer(&a).unwrap().endpoint, Some(home));
 }
 
 #[test]

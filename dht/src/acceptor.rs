@@ -83,14 +83,22 @@ pub(crate) struct Acceptor {
     store_id: [u8; 16],
     cells: BTreeMap<(Scope, RegisterKey), Cell>,
     held_by: BTreeMap<PublicKey, BTreeSet<LeaseKey>>,
+    /// Until when, on the replica's clock, some lease here is waited for.
+    runs_until: Duration,
     save_at: Instant,
 }
 
 impl Acceptor {
     /// Takes up what is on disk. Values held in another process count what that one saved.
-    pub(crate) fn load(store_id: [u8; 16], image: &Image, out: &mut Outbox, now: &Now) -> Result<Self, LoadError> {
-        let mut acceptor =
-            Self { store_id, cells: BTreeMap::new(), held_by: BTreeMap::new(), save_at: now.mono + SAVE_EVERY };
+    pub(crate) fn load(env: &Env<'_>, out: &mut Outbox, store_id: [u8; 16], image: &Image) -> Result<Self, LoadError> {
+        let now = &env.now;
+        let mut acceptor = Self {
+            store_id,
+            cells: BTreeMap::new(),
+            held_by: BTreeMap::new(),
+            runs_until: Duration::ZERO,
+            save_at: now.mono + SAVE_EVERY,
+        };
         let saved = image.get(CLOCK).map(|bytes| read_clock(bytes)).transpose();
         let saved = saved.map_err(|_| LoadError::Damaged("replica clock"))?;
         for (key, value) in image.range(CELL.to_vec()..).take_while(|(key, _)| key.starts_with(CELL)) {
@@ -103,7 +111,7 @@ impl Acceptor {
                 (cell.base, cell.boot) = (now.replica, now.boot.0);
                 out.persist(key.clone(), Some(cell.to_bytes()));
             }
-            acceptor.index(&id.1, None, cell.held.value.as_ref());
+            acceptor.index(env, &id.1, None, &cell.held);
             acceptor.cells.insert(id, cell);
         }
         acceptor.save_clock(out, now);
@@ -218,8 +226,8 @@ impl Acceptor {
         let before =
             std::mem::replace(cell, Cell { promised: ballot, held, base: env.now.replica, boot: env.now.boot.0 });
         out.persist(cell_key(&id), Some(cell.to_bytes()));
-        let after = cell.held.value.clone();
-        self.index(&id.1, before.held.value.as_ref(), after.as_ref());
+        let after = cell.held.clone();
+        self.index(env, &id.1, before.held.value.as_ref(), &after);
         Ok(())
     }
 
@@ -289,17 +297,21 @@ impl Acceptor {
             return;
         }
         self.save_at = env.now.mono + SAVE_EVERY;
-        if env.rules.elapsed_saved && !self.held_by.is_empty() {
+        if env.rules.elapsed_saved {
             self.save_clock(out, &env.now);
+        }
+        // Saved once more than needed, so that a reboot later does not take the end back.
+        if env.now.replica.0 > self.runs_until {
+            self.runs_until = Duration::ZERO;
         }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        (!self.held_by.is_empty()).then_some((self.save_at, "save how long leases have run"))
+        (!self.runs_until.is_zero()).then_some((self.save_at, "save how long leases have run"))
     }
 
     fn save_clock(&self, out: &mut Outbox, now: &Now) {
-        if !self.held_by.is_empty() {
+        if !self.runs_until.is_zero() {
             let mut value = Writer::default();
             value.raw(&now.boot.0);
             value.u64(millis(now.replica.0));
@@ -328,7 +340,7 @@ impl Acceptor {
         Some(view)
     }
 
-    fn index(&mut self, key: &RegisterKey, before: Option<&Value>, after: Option<&Value>) {
+    fn index(&mut self, env: &Env<'_>, key: &RegisterKey, before: Option<&Value>, after: &Held) {
         let RegisterKey::Lease(key) = key else { return };
         if let Some(Value::Lease(record)) = before
             && let Some(keys) = self.held_by.get_mut(&record.owner())
@@ -338,9 +350,11 @@ impl Acceptor {
                 self.held_by.remove(&record.owner());
             }
         }
-        if let Some(Value::Lease(record)) = after
+        if let Some(Value::Lease(record)) = &after.value
             && record.held()
         {
+            let left = env.guard(record.dur()).saturating_sub(Duration::from_millis(after.elapsed_ms));
+            self.runs_until = self.runs_until.max(env.now.replica.0.saturating_add(left));
             self.held_by.entry(record.owner()).or_default().insert(key.clone());
         }
     }

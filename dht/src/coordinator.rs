@@ -4,6 +4,7 @@
 //! with a quorum's promises [`decide`] says what the operation makes of the newest value; phase 2 writes that.
 //! Refusals write nothing: a rewrite would prolong a dead owner's lease by a network delay each time.
 
+mod answer;
 mod decide;
 mod slots;
 
@@ -15,19 +16,19 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::acceptor::Acceptor;
 use crate::ballot::Ballot;
-use crate::certificate::{LeaseCert, accepted_body};
+use crate::certificate::accepted_body;
 use crate::clock::{Now, ReplicaTime};
-use crate::codec::Wire;
 use crate::command::LeaseKey;
 use crate::env::{DropReason, Env, Outbox};
 use crate::identity::PublicKey;
 use crate::message::{AcceptItem, AcceptedItem, Held, MAX_BATCH, Message, OpResult, Outcome, PromiseItem, RefusedOp};
 use crate::namespace::{Image, LoadError};
-use crate::record::{RegisterKey, Scope, SignedOp, Value};
-use crate::redeem::{RedeemAnswer, RedeemOutcome, RedeemRequest};
+use crate::record::{RegisterKey, Scope, SignedOp};
+use crate::redeem::{RedeemAnswer, RedeemRequest};
 use crate::sign::{Label, verify};
 use crate::view::{View, Vote};
 
+use answer::{give_up, outcome};
 pub(crate) use decide::Decision;
 use decide::Top;
 use slots::SpentCache;
@@ -484,24 +485,6 @@ impl Coordinator {
     }
 }
 
-fn give_up(env: &Env<'_>, out: &mut Outbox, scope: Scope, heard: u8, work: Work) {
-    match work.source {
-        Source::Op(op) => {
-            let members = env.chain.newest(scope.shard).map_or(0, |view| view.members.len());
-            let silent = (0u8..).take(members).filter(|index| heard >> index & 1 == 0).collect();
-            let (op_seq, nonce) = (op.op.op_seq, op.op.nonce);
-            let key = RegisterKey::Lease(op.op.key.clone());
-            let items = vec![OpResult { op_seq, nonce, key, outcome: Outcome::Retry { silent } }];
-            out.send(env, &op.owner, Message::Results { scope, items });
-        }
-        Source::Redeem { from, request } => {
-            let answer = RedeemAnswer { invite: request.invite.invite, outcome: RedeemOutcome::Retry };
-            out.send(env, &from, Message::Redeemed(answer));
-        }
-        Source::Settle(_) => {}
-    }
-}
-
 /// The member of the newest view that sent a vote, by its own store.
 fn voter<'a>(
     env: &Env<'a>,
@@ -518,17 +501,6 @@ fn voter<'a>(
         out.drop(DropReason::NotReplica);
     }
     found
-}
-
-/// What the owner is told.
-fn outcome(env: &Env<'_>, scope: Scope, ballot: Ballot, decision: Decision, votes: Vec<Vote>) -> Outcome {
-    let (Outcome::Granted(_), Some((Value::Lease(record), _))) = (&decision.outcome, &decision.write) else {
-        return decision.outcome;
-    };
-    let Some(view) = env.current(&scope) else { return Outcome::Retry { silent: Vec::new() } };
-    let record = record.clone();
-    let cert = LeaseCert { record, incarnation: scope.incarnation, ballot, view_hash: view.hash(), votes };
-    Outcome::Granted(cert.to_bytes())
 }
 
 /// What a coordinator knows of an operation's owner.

@@ -25,6 +25,7 @@ pub mod hello;
 pub mod identity;
 pub mod invite;
 pub mod join;
+mod limits;
 pub mod membership;
 pub mod message;
 pub mod namespace;

@@ -1,10 +1,26 @@
 //! One namespace on this node: membership, the register's replica, this node's leases and what it knows of others'.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+/// Borrows only what it names, so that the other parts can be changed meanwhile.
+macro_rules! env {
+    ($self:ident, $now:expr) => {
+        Env {
+            ns: &$self.ns,
+            identity: $self.membership.identity(),
+            me: $self.membership.identity().public(),
+            config: $self.membership.config(),
+            chain: $self.membership.chain(),
+            rules: $self.rules,
+            now: $now,
+        }
+    };
+}
 
-use ipnet::Ipv4Net;
+mod question;
+mod summary;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
 use libp2p_identity::PeerId;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -12,25 +28,25 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::acceptor::Acceptor;
-use crate::certificate::{CertError, LeaseCert, verify_hint};
+use crate::certificate::verify_hint;
 use crate::clock::Now;
 use crate::codec::Wire;
 use crate::command::{Command, CommandId, LeaseKey};
-use crate::config::SignedConfig;
 use crate::coordinator::{Coordinator, Owner};
 use crate::credential::ProofKind;
 use crate::env::{DropReason, Env, Outbox, Rules};
-use crate::event::{Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
+use crate::event::{Event, InviteError, Lease, Level, Output, Refusal, Write};
 use crate::identity::{PublicKey, SecretKey};
 use crate::invite::{InviteRequest, Roles, issue_invite};
+use crate::limits::Limits;
 use crate::membership::Membership;
 use crate::message::{MAX_MESSAGE, MAX_SIGNAL, Message};
 use crate::owner::{AddressClaim, Leases};
-use crate::record::Hint;
 use crate::resolver::Resolver;
 use crate::sign::NamespaceId;
 use crate::token::Contact;
-use crate::view::Successor;
+
+pub use summary::Summary;
 
 /// All of a namespace's store, as it was at the start.
 pub type Image = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -60,41 +76,6 @@ pub enum LoadError {
     OtherKey(&'static str),
 }
 
-/// What status pages say about a namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// The identifier.
-    pub id: NamespaceId,
-    /// The name.
-    pub name: String,
-    /// The DNS zone.
-    pub zone: String,
-    /// The virtual addresses, with the prefix length.
-    pub range: Ipv4Net,
-    /// The lowest usable address, where DHCP and DNS answer.
-    pub service: Ipv4Addr,
-    /// The inner MTU.
-    pub mtu: u16,
-    /// The duration of a lease.
-    pub lease: Duration,
-    /// The newest view of shard 0.
-    pub view: u64,
-    /// Who votes in it.
-    pub members: Vec<PeerId>,
-    /// Admitted peers.
-    pub peers: Vec<PeerId>,
-    /// Version numbers of what the authority signs, as handshakes carry them.
-    pub heads: [u8; 8],
-    /// Of this node's own credential.
-    pub credential_hash: [u8; 32],
-    /// Whether this node can make invites.
-    pub authority: bool,
-    /// Whether the register answers; `None` before the first question.
-    pub reachable: Option<bool>,
-    /// Handshake numbers up to this one may have been used.
-    pub handshake_floor: u64,
-}
-
 const HANDSHAKES: &[u8] = b"hs-floor";
 
 /// The state machine of one namespace on this node. After each input take all of [`poll_output`](Self::poll_output).
@@ -110,25 +91,11 @@ pub struct Namespace {
     coordinator: Coordinator,
     leases: Leases,
     resolver: Resolver,
+    limits: Limits,
     handshake_floor: u64,
     rules: Rules,
     rng: ChaCha20Rng,
     out: Outbox,
-}
-
-/// Borrows only what it names, so that the other parts can be changed meanwhile.
-macro_rules! env {
-    ($self:ident, $now:expr) => {
-        Env {
-            ns: &$self.ns,
-            identity: $self.membership.identity(),
-            me: $self.membership.identity().public(),
-            config: $self.membership.config(),
-            chain: $self.membership.chain(),
-            rules: $self.rules,
-            now: $now,
-        }
-    };
 }
 
 impl Namespace {
@@ -153,8 +120,6 @@ impl Namespace {
         let mut out = Outbox::default();
         let membership = Membership::load(keys.identity, &keys.data, image, part(), now)?;
         let ns = membership.ns();
-        let acceptor = Acceptor::load(membership.store_id(), image, &mut out, &now)?;
-        let coordinator = Coordinator::load(image, &acceptor, part(), rules.rounds_on_disk)?;
         let floor = image.get(HANDSHAKES).map(|bytes| <[u8; 8]>::try_from(bytes.as_slice())).transpose();
         let floor = floor.map_err(|_| LoadError::Damaged("handshake counter"))?.map_or(0, u64::from_be_bytes);
         let env = Env {
@@ -166,6 +131,8 @@ impl Namespace {
             rules,
             now,
         };
+        let acceptor = Acceptor::load(&env, &mut out, membership.store_id(), image)?;
+        let coordinator = Coordinator::load(image, &acceptor, part(), rules.rounds_on_disk)?;
         let leases = Leases::load(&env, &mut out, image, part())?;
         let resolver = Resolver::new(part());
         let mut namespace = Self {
@@ -176,6 +143,7 @@ impl Namespace {
             coordinator,
             leases,
             resolver,
+            limits: Limits::default(),
             handshake_floor: floor,
             rules,
             rng,
@@ -236,73 +204,6 @@ impl Namespace {
         self.leases.release(&env!(self, now), &mut self.out, key);
         self.resolver.forget(key);
         self.out.event(Event::Released { id });
-    }
-
-    fn resolve(&mut self, id: CommandId, command: Command, now: Now) {
-        let env = env!(self, now);
-        if let Some(outcome) = self.own_answer(&env, &command) {
-            return self.out.event(Event::Resolved { id, outcome });
-        }
-        match command {
-            Command::ResolveAddress { id, ip } => self.resolver.resolve_address(&env, &mut self.out, id, ip),
-            Command::ResolveName { id, name } => self.resolver.resolve_name(&env, &mut self.out, id, &name),
-            Command::ResolvePeerName { id, ip } => self.resolver.resolve_peer_name(&env, &mut self.out, id, ip),
-            Command::ClaimAddress { .. }
-            | Command::ReleaseAddress { .. }
-            | Command::ClaimName { .. }
-            | Command::ReleaseName { .. }
-            | Command::CheckLease { .. }
-            | Command::Signal { .. }
-            | Command::Connect { .. }
-            | Command::Invite { .. }
-            | Command::Leave { .. }
-            | Command::ReserveHandshakes { .. } => {}
-        }
-    }
-
-    /// What this node's own leases answer, as far as they may be used at this moment.
-    fn own_answer(&self, env: &Env<'_>, command: &Command) -> Option<Resolution> {
-        let ip = match command {
-            Command::ResolveAddress { ip, .. } | Command::ResolvePeerName { ip, .. } => *ip,
-            Command::ResolveName { name, .. } => {
-                let key = LeaseKey::Name(crate::record::normal_name(name)?);
-                self.leases.lease(env, &key)?;
-                match self.leases.hint_for(env, &key) {
-                    Hint::Address(ip) => ip,
-                    Hint::Name(_) | Hint::None => return None,
-                }
-            }
-            Command::ClaimAddress { .. }
-            | Command::ReleaseAddress { .. }
-            | Command::ClaimName { .. }
-            | Command::ReleaseName { .. }
-            | Command::CheckLease { .. }
-            | Command::Signal { .. }
-            | Command::Connect { .. }
-            | Command::Invite { .. }
-            | Command::Leave { .. }
-            | Command::ReserveHandshakes { .. } => return None,
-        };
-        let lease = self.leases.lease(env, &LeaseKey::Address(ip))?;
-        Some(Resolution::Found {
-            ip,
-            owner: self.membership.peer_id(),
-            name: self.leases.name_of(env, ip),
-            token: lease.token,
-            certificate: lease.certificate,
-            remaining: lease.usable_until.0.saturating_sub(env.now.owner.0),
-        })
-    }
-
-    fn check_lease(&mut self, handed: (PeerId, &[u8], Duration), now: Now) -> Result<Proven, CertError> {
-        let env = env!(self, now);
-        let (proven, cert) = self.resolver.check_lease(&env, &mut self.out, handed)?;
-        let own = self.leases.lease(&env, &LeaseKey::Address(proven.ip));
-        if own.is_some_and(|own| own.token > proven.token) {
-            return Err(CertError::Superseded);
-        }
-        self.leases.superseded(&env, &mut self.out, &cert);
-        Ok(proven)
     }
 
     fn connect(&mut self, peer: PeerId) {
@@ -376,6 +277,9 @@ impl Namespace {
         if level == Level::Joiner && !for_joiners {
             return self.out.drop(DropReason::JoinerMayNot);
         }
+        if !self.limits.allows(&identity, &message, now.mono) {
+            return self.out.drop(DropReason::TooOften);
+        }
         self.dispatch(identity, message, now);
         self.settle(now);
     }
@@ -426,58 +330,6 @@ impl Namespace {
             }
             // A member needs no slot.
             Message::Redeemed(_) => out.drop(DropReason::Unexpected),
-        }
-    }
-
-    fn handle_supersede(&mut self, certificate: &[u8], now: Now) {
-        let env = env!(self, now);
-        let cert = LeaseCert::from_bytes(certificate).ok();
-        match cert.filter(|cert| cert.verify(env.ns, env.config, env.chain).is_ok()) {
-            Some(cert) => {
-                self.resolver.note(&env, &mut self.out, &cert);
-                self.leases.superseded(&env, &mut self.out, &cert);
-            }
-            None => self.out.drop(DropReason::BadCertificate),
-        }
-    }
-
-    fn handle_views(&mut self, views: &[Successor], now: Now) {
-        let mut added = false;
-        for successor in views {
-            match self.membership.observe_view(successor) {
-                Ok(new) => added |= new,
-                Err(_) => self.out.drop(DropReason::BadFetch),
-            }
-        }
-        self.pump();
-        if added {
-            self.leases.handle_moved(&env!(self, now));
-            self.resolver.handle_moved(&env!(self, now));
-        }
-    }
-
-    /// Everything signed that this node has: the configuration, and the views after the founded ones.
-    fn handle_fetch(&mut self, to: &PublicKey) {
-        let mut bytes = self.membership.signed_config().to_bytes();
-        let views = self.membership.chain().successors();
-        bytes.extend(views.iter().take(64).flat_map(Wire::to_bytes));
-        if let Some(peer) = to.peer_id() {
-            self.out.send_peer(peer, &Message::Fetched { bytes });
-        }
-    }
-
-    fn handle_fetched(&mut self, bytes: &[u8], now: Now) {
-        let mut input = crate::codec::Reader::new(bytes);
-        let config = SignedConfig::decode(&mut input);
-        if config.is_ok_and(|config| self.membership.observe_config(config).is_ok()) {
-            let mut views = Vec::new();
-            while input.remaining() > 0 {
-                let Ok(view) = Successor::decode(&mut input) else { break };
-                views.push(view);
-            }
-            self.handle_views(&views, now);
-        } else {
-            self.out.drop(DropReason::BadFetch);
         }
     }
 
@@ -569,30 +421,6 @@ impl Namespace {
     /// Who is a member, and who was turned away.
     pub fn membership(&self) -> &Membership {
         &self.membership
-    }
-
-    /// For status pages.
-    pub fn summary(&self) -> Summary {
-        let config = self.membership.config();
-        let view = self.membership.chain().newest(0);
-        let members = view.map(|view| view.members.as_slice()).unwrap_or_default();
-        Summary {
-            id: self.ns,
-            name: config.name.clone(),
-            zone: config.zone.clone(),
-            range: config.range,
-            service: config.service(),
-            mtu: config.mtu,
-            lease: config.lease(),
-            view: view.map_or(0, |view| view.number),
-            members: members.iter().filter_map(|member| member.identity.peer_id()).collect(),
-            peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),
-            heads: self.membership.heads().short(),
-            credential_hash: self.membership.credential().hash(&self.ns),
-            authority: self.authority.is_some(),
-            reachable: self.leases.reachable(),
-            handshake_floor: self.handshake_floor,
-        }
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod entry;
 mod job;
+mod result;
+mod timer;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,19 +17,19 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use crate::acceptor::RESTART_DOUBT;
-use crate::certificate::{LeaseCert, hint_key};
+use crate::certificate::LeaseCert;
 use crate::clock::OwnerTime;
 use crate::codec::Wire;
 use crate::command::{CommandId, LeaseKey};
-use crate::env::{DropReason, Env, Outbox};
-use crate::event::{ClaimError, Event, Lease, Output};
+use crate::env::{Env, Outbox};
+use crate::event::{ClaimError, Event, Lease};
 use crate::identity::PublicKey;
-use crate::message::{MAX_BATCH, Message, OpResult, Outcome, RefusedOp};
+use crate::message::{MAX_BATCH, Message};
 use crate::namespace::{Image, LoadError};
 use crate::record::{Hint, Op, OpKind, RegisterKey, Scope, SignedOp};
 use crate::sign;
 use crate::view::View;
-use entry::{Entry, Held, Pending, entry_key};
+use entry::{Entry, Pending, entry_key};
 use job::Job;
 
 pub(crate) use job::AddressClaim;
@@ -39,8 +41,6 @@ const RESEND: Duration = Duration::from_secs(1);
 const RESEND_MAX: Duration = Duration::from_secs(30);
 /// Without an answer for this long, the register counts as not reachable and a claim as given up.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// A jump of the owner's clock against the monotonic one: the machine was suspended, or its clock set.
-const JUMP: Duration = Duration::from_secs(5);
 /// Pause after a kept lease could not be got back.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(60);
@@ -254,204 +254,6 @@ impl Leases {
         sent
     }
 
-    /// What became of operations.
-    pub(crate) fn handle_results(&mut self, env: &Env<'_>, out: &mut Outbox, from: &PublicKey, items: Vec<OpResult>) {
-        for item in items {
-            let RegisterKey::Lease(key) = &item.key else { continue };
-            let Some(entry) = self.entries.get(key) else {
-                out.drop(DropReason::Unexpected);
-                continue;
-            };
-            let wanted = |pending: &Pending| (pending.op.op.op_seq, pending.op.op.nonce) == (item.op_seq, item.nonce);
-            if !entry.pending.as_ref().is_some_and(wanted) && env.rules.newest_only {
-                out.drop(DropReason::Unexpected);
-                continue;
-            }
-            if env.view_of(&item.key).is_none_or(|view| view.index_of(from).is_none()) {
-                out.drop(DropReason::NotReplica);
-                continue;
-            }
-            let key = key.clone();
-            self.handle_result(env, out, &key, item.outcome);
-        }
-        self.check_left(env, out);
-    }
-
-    fn handle_result(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey, outcome: Outcome) {
-        match outcome {
-            Outcome::Granted(certificate) => self.granted(env, out, key, certificate),
-            Outcome::Released => {
-                self.reached(env, out);
-                if self.entries.get(key).is_some_and(|entry| entry.gone) {
-                    self.forget(out, key);
-                }
-            }
-            Outcome::Taken { owner, remaining_ms, used } => {
-                self.reached(env, out);
-                if let Some(entry) = self.entries.get_mut(key) {
-                    (entry.pending, entry.held) = (None, None);
-                }
-                if owner == env.me {
-                    self.disown(env, out, key);
-                }
-                self.next_try(env, out, key, (owner, Duration::from_millis(remaining_ms)), &used);
-            }
-            Outcome::Lost => {
-                self.reached(env, out);
-                let keep = self.entries.get(key).is_some_and(|entry| entry.keep);
-                self.refused(env, out, key, "the register knows of no such lease");
-                if keep {
-                    self.try_later(env, key);
-                } else {
-                    self.forget(out, key);
-                }
-            }
-            Outcome::Stale { last } => self.stale(env, out, key, last),
-            Outcome::Retry { silent } => {
-                if let Some(pending) = self.entries.get_mut(key).and_then(|entry| entry.pending.as_mut()) {
-                    pending.resend_at = pending.resend_at.min(env.now.mono + Duration::from_millis(200));
-                }
-                if !silent.is_empty() {
-                    self.unreached(env, out, key);
-                }
-            }
-            Outcome::Refused(why) => {
-                self.reached(env, out);
-                self.denied(env, out, key, why);
-            }
-        }
-    }
-
-    fn granted(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey, certificate: Vec<u8>) {
-        let cert = LeaseCert::from_bytes(&certificate)
-            .ok()
-            .filter(|cert| cert.verify(env.ns, env.config, env.chain).is_ok() && cert.record.request.op.key == *key);
-        let Some((cert, entry)) = cert.zip(self.entries.get_mut(key)) else {
-            return out.drop(DropReason::BadCertificate);
-        };
-        let pending = entry.pending.take();
-        let newest = pending.as_ref().is_some_and(|pending| cert.record.request.is_retry_of(&pending.op));
-        if cert.record.owner() != env.me || (!newest && env.rules.newest_only && env.rules.nonce) {
-            entry.pending = pending;
-            return out.drop(DropReason::BadCertificate);
-        }
-        let t0 = pending.as_ref().filter(|_| env.rules.count_from_send).map_or(env.now.owner, |pending| pending.t0);
-        let asked_ms = pending.as_ref().map_or(cert.record.dur_ms, |pending| pending.op.op.dur_ms);
-        let dur_ms = if env.rules.granted_duration { cert.record.dur_ms } else { asked_ms };
-        let until = OwnerTime(t0.0.saturating_add(Duration::from_millis(dur_ms)));
-        entry.held = Some(Held {
-            until,
-            dur_ms,
-            boot: env.now.boot.0,
-            lapsed: false,
-            token: cert.token(),
-            hint: cert.record.request.op.hint.clone(),
-            certificate,
-        });
-        (entry.gone, entry.failures) = (false, 0);
-        if !entry.usable(env) {
-            // The answer took longer than the lease lasts: asked again, as if it had run out.
-            entry.next = Some(env.now.mono);
-            return;
-        }
-        if entry.keep {
-            let left = Duration::from_millis(dur_ms).saturating_sub(env.now.owner.0.saturating_sub(t0.0));
-            let quarter = Duration::from_millis(dur_ms / 4);
-            let jitter = Duration::from_millis(self.rng.next_u64() % (dur_ms / 20).max(1));
-            entry.next = Some(env.now.mono + (quarter + jitter).min(left / 2));
-        }
-        out.persist(entry_key(key), Some(entry.to_bytes()));
-        if let Some(ip) = cert.address() {
-            let value = cert.to_bytes();
-            out.push(Output::Publish { key: hint_key(env.ns, ip), value });
-        }
-        let lease = entry.lease(env, key);
-        let waiting = std::mem::take(&mut entry.jobs);
-        if let Some(lease) = lease {
-            if waiting.is_empty() {
-                out.event(Event::LeaseChanged { lease: lease.clone() });
-            }
-            for id in waiting {
-                self.end_job(out, id, Ok(lease.clone()));
-            }
-        }
-        self.reached(env, out);
-        self.pair(env, out, key);
-    }
-
-    /// Tells the other half of the pair, if its record does not say so yet.
-    fn pair(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey) {
-        let Some(client) = self.entries.get(key).map(|entry| entry.client) else { return };
-        let same: Vec<LeaseKey> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| e.client == client && e.usable(env))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for other in same {
-            let desired = self.hint_for(env, &other);
-            let Some(entry) = self.entries.get(&other) else { continue };
-            let told = entry.held.as_ref().is_some_and(|held| held.hint == desired);
-            if !told && entry.pending.is_none() && !entry.gone && desired != Hint::None {
-                self.start_op(env, out, &other, OpKind::Renew);
-            }
-        }
-    }
-
-    /// The lease under this key is not ours, whatever we thought.
-    fn refused(&mut self, _env: &Env<'_>, out: &mut Outbox, key: &LeaseKey, why: &'static str) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.pending = None;
-        if let Some(held) = entry.held.take()
-            && !held.lapsed
-        {
-            out.event(Event::LeaseLost { key: key.clone(), why });
-        }
-    }
-
-    /// The register names this node for something that it does not use: a claim that was given up went through after
-    /// all, or its store was lost. Left alone it would stay blocked until it lapses.
-    fn disown(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey) {
-        let waiting = self.entries.get_mut(key).map(|entry| std::mem::take(&mut entry.jobs)).unwrap_or_default();
-        self.give_back(env, out, key);
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.jobs = waiting;
-        }
-    }
-
-    fn denied(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey, why: RefusedOp) {
-        self.refused(env, out, key, "the replicas refuse it");
-        let text = match why {
-            RefusedOp::NotClaimable => "reserved, outside the range, or pinned to another member",
-            RefusedOp::Quota => "this member holds as much as its invite allows",
-            RefusedOp::NotAdmitted => "the register of the invite does not name this member",
-            RefusedOp::Full => "the replicas have no room for more",
-        };
-        let waiting = self.entries.get_mut(key).map(|entry| std::mem::take(&mut entry.jobs)).unwrap_or_default();
-        self.forget(out, key);
-        for id in waiting {
-            self.end_job(out, id, Err(ClaimError::Refused(text)));
-        }
-    }
-
-    /// Somebody with this identity used a higher number: an older store, or another machine with the same key.
-    fn stale(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey, last: u64) {
-        out.drop(DropReason::Cloned);
-        self.reached(env, out);
-        if last >= self.reserved {
-            self.next_seq = last.saturating_add(1);
-        }
-        let Some(pending) = self.entries.get_mut(key).and_then(|entry| entry.pending.as_mut()) else { return };
-        pending.stale += 1;
-        if pending.stale > 3 {
-            // The next timeout gives it up.
-            pending.since = env.now.mono.checked_sub(PATIENCE).unwrap_or(env.now.mono);
-            return;
-        }
-        let kind = pending.op.op.kind;
-        self.start_op(env, out, key, kind);
-    }
-
     fn try_later(&mut self, env: &Env<'_>, key: &LeaseKey) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let pause = TRY_AGAIN.saturating_mul(1 << entry.failures.min(4)).min(TRY_AGAIN_MAX);
@@ -471,7 +273,7 @@ impl Leases {
         let Some(held) = self.entries.get(&key).and_then(|entry| entry.held.as_ref()) else { return };
         if cert.record.owner() != env.me && cert.token() > held.token {
             let keep = self.entries.get(&key).is_some_and(|entry| entry.keep);
-            self.refused(env, out, &key, "somebody else was granted it");
+            self.refused(out, &key, "somebody else was granted it");
             if keep {
                 self.try_later(env, &key);
             } else {
@@ -504,13 +306,22 @@ impl Leases {
 
     /// A replica cannot be reached: what waits for it asks another, or says so.
     pub(crate) fn handle_gone(&mut self, env: &Env<'_>, out: &mut Outbox, gone: &PublicKey) {
-        let waits = |(key, entry): (&LeaseKey, &Entry)| {
-            let view = env.view_of(&RegisterKey::Lease(key.clone()))?;
-            let pending = entry.pending.as_ref()?;
-            (coordinator(env, view, key, pending.attempts) == *gone).then(|| key.clone())
-        };
-        let Some(key) = self.entries.iter().find_map(waits) else { return };
-        if env.view_of(&RegisterKey::Lease(key.clone())).is_some_and(|view| view.members.len() == 1) {
+        let mut alone = None;
+        for (key, entry) in &mut self.entries {
+            let Some(view) = env.view_of(&RegisterKey::Lease(key.clone())) else { continue };
+            let Some(pending) = &mut entry.pending else { continue };
+            if coordinator(env, view, key, pending.attempts) != *gone {
+                continue;
+            }
+            if view.members.len() > 1 {
+                pending.attempts = pending.attempts.saturating_add(1);
+                let next = coordinator(env, view, key, pending.attempts);
+                self.outgoing.push((next, pending.op.clone()));
+            } else {
+                alone = Some(key.clone());
+            }
+        }
+        if let Some(key) = alone {
             self.unreached(env, out, &key);
         }
     }
@@ -533,76 +344,6 @@ impl Leases {
         }
     }
 
-    /// Does what is due: notices a suspension, ends what has run out, renews, sends again, gives up.
-    pub(crate) fn handle_timeout(&mut self, env: &Env<'_>, out: &mut Outbox) {
-        self.notice_jump(env, out);
-        for key in self.entries.keys().cloned().collect::<Vec<_>>() {
-            self.end_if_over(env, out, &key);
-            self.begin_if_due(env, out, &key);
-            self.resend_if_due(env, out, &key);
-        }
-        self.give_up_jobs(env, out);
-        self.check_left(env, out);
-    }
-
-    pub(crate) fn notice_jump(&mut self, env: &Env<'_>, out: &mut Outbox) {
-        let (mono, owner) = self.seen;
-        self.seen = (env.now.mono, env.now.owner);
-        let step = env.now.mono.saturating_duration_since(mono);
-        // The monotonic clock may be slewed by a tenth.
-        if env.now.owner.0.saturating_sub(owner.0) <= step + step / 10 + JUMP {
-            return;
-        }
-        for (key, entry) in &mut self.entries {
-            let Some(held) = entry.held.as_mut().filter(|held| !held.lapsed) else { continue };
-            held.lapsed = true;
-            entry.next = Some(env.now.mono);
-            out.event(Event::LeaseLost { key: key.clone(), why: "the machine slept, or its clock jumped" });
-        }
-    }
-
-    fn end_if_over(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        let Some(held) = &mut entry.held else { return };
-        if !held.lapsed && env.now.owner >= held.until {
-            held.lapsed = true;
-            out.event(Event::LeaseLost { key: key.clone(), why: "it ran out" });
-            if entry.keep && entry.pending.is_none() {
-                entry.next = Some(env.now.mono);
-            }
-        }
-        if held.lapsed && !entry.keep && entry.pending.is_none() {
-            self.forget(out, key);
-        }
-    }
-
-    fn begin_if_due(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        if entry.pending.is_some() || entry.next.is_none_or(|next| next > env.now.mono) {
-            return;
-        }
-        let kind = match (entry.gone, entry.usable(env)) {
-            (true, _) => OpKind::Release,
-            (false, true) => OpKind::Renew,
-            (false, false) => OpKind::Claim,
-        };
-        self.start_op(env, out, key, kind);
-    }
-
-    fn resend_if_due(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey) {
-        let Some(pending) = self.entries.get_mut(key).and_then(|entry| entry.pending.as_mut()) else { return };
-        if pending.resend_at > env.now.mono {
-            return;
-        }
-        let Some(view) = env.view_of(&RegisterKey::Lease(key.clone())) else { return };
-        pending.attempts = pending.attempts.saturating_add(1);
-        pending.resend_at = env.now.mono + RESEND.saturating_mul(1 << pending.attempts.min(5)).min(RESEND_MAX);
-        self.outgoing.push((coordinator(env, view, key, pending.attempts), pending.op.clone()));
-        if pending.since + PATIENCE <= env.now.mono {
-            self.unreached(env, out, key);
-        }
-    }
-
     fn reached(&mut self, env: &Env<'_>, out: &mut Outbox) {
         if self.reach.reachable != Some(true) {
             self.reach.reachable = Some(true);
@@ -616,24 +357,6 @@ impl Leases {
         }
         self.reach.reachable = Some(false);
         out.event(Event::Quorum { reachable: false, why: Some(silence(env, key)), since: env.now.mono });
-    }
-
-    /// When something is due.
-    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let (mono, owner) = self.seen;
-        let entries = self.entries.values().flat_map(|entry| {
-            let end = entry
-                .held
-                .as_ref()
-                .filter(|held| !held.lapsed)
-                .map(|held| (mono + held.until.0.saturating_sub(owner.0), "a lease runs out"));
-            let next = entry.next.filter(|_| entry.pending.is_none()).map(|at| (at, "renew a lease"));
-            let resend = entry.pending.as_ref().map(|pending| (pending.resend_at, "send an operation again"));
-            [end, next, resend].into_iter().flatten()
-        });
-        let jobs = self.jobs.values().map(|job| (job.deadline, "give a claim up"));
-        let leaving = self.leaving.map(|(_, until)| (until, "leave"));
-        entries.chain(jobs).chain(leaving).min()
     }
 }
 

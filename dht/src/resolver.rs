@@ -290,7 +290,9 @@ impl Resolver {
         let found = Found { owner, client: op.client, token, hint: op.hint.clone(), certificate: cert.to_bytes() };
         let since = env.now.owner;
         let cached = Cached { found: Some(found), since, until: OwnerTime(since.0 + remaining.min(POSITIVE)) };
-        self.cache.insert(key, cached.clone());
+        if before.is_none_or(|seen| token >= seen.token) {
+            self.cache.insert(key, cached.clone());
+        }
         cached
     }
 

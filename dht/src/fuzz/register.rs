@@ -133,15 +133,16 @@ mod tests {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a list of one of each")]
     fn samples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         let world = World::new();
         let scope = Scope { incarnation: 0, shard: 3, view: 0 };
         let ballot = Ballot { view: 0, round: 7, replica: 0 };
         let signature = Signature([7; 64]);
-        let op = |key, hint| {
+        let op = |lease_key, hint| {
             let (kind, client) = (OpKind::Claim, ClientId([5; 32]));
-            let op = Op { scope, kind, key, client, op_seq: 9, nonce: 11, dur_ms: 60_000, hint };
-            SignedOp::sign(&world.ns, &self::key(9), op)
+            let op = Op { scope, kind, key: lease_key, client, op_seq: 9, nonce: 11, dur_ms: 60_000, hint };
+            SignedOp::sign(&world.ns, &key(9), op)
         };
         let ip = "10.64.7.5".parse().unwrap();
         let of_address = op(LeaseKey::Address(ip), Hint::Name("host".to_owned()));
@@ -149,14 +150,14 @@ mod tests {
         let record = Record { request: of_address.clone(), dur_ms: 60_000 };
         let value = Value::Lease(record.clone());
         let token = world.invite(2);
-        let entry = Entry::new(&world.ns, &token.key(), &self::key(9));
+        let entry = Entry::new(&world.ns, &token.key(), &key(9));
         let slots = Value::Slots(Slots { invite: token.invite(), redeemed: Redeemed { entries: vec![entry] } });
         let (name_key, ip_key) = (RegisterKey::Lease(of_name.op.key.clone()), value.key());
         let votes = vec![Vote { index: 0, signature }];
         let cert = LeaseCert { record, incarnation: 0, ballot, view_hash: [8; 32], votes };
         let held = Held { ballot, value: Some(value.clone()), elapsed_ms: 1000 };
         let result = |outcome| OpResult { op_seq: 9, nonce: 11, key: ip_key.clone(), outcome };
-        let owner = self::key(9).public();
+        let owner = key(9).public();
         let results = vec![
             result(Outcome::Granted(cert.to_bytes())),
             result(Outcome::Released),
@@ -171,8 +172,10 @@ mod tests {
             PromiseItem { key: name_key.clone(), verdict: Ok(Held::default()) },
             PromiseItem { key: slots.key(), verdict: Err(ballot) },
         ];
-        let accepts =
-            vec![AcceptItem { value: value.clone(), elapsed_ms: 0 }, AcceptItem { value: slots.clone(), elapsed_ms: 0 }];
+        let accepts = vec![
+            AcceptItem { value: value.clone(), elapsed_ms: 0 },
+            AcceptItem { value: slots.clone(), elapsed_ms: 0 },
+        ];
         let accepted = vec![
             AcceptedItem { key: ip_key.clone(), verdict: Ok(signature) },
             AcceptedItem { key: name_key.clone(), verdict: Err(ballot) },
@@ -194,7 +197,8 @@ mod tests {
             ("redeem", Message::Redeem(request)),
             ("signal", Message::Signal { bytes: vec![1, 2, 3] }),
         ];
-        let mut samples: Vec<_> = messages.iter().map(|(file, message)| ("message", *file, message.to_bytes())).collect();
+        let mut samples: Vec<_> =
+            messages.iter().map(|(file, message)| ("message", *file, message.to_bytes())).collect();
         samples.push(("record", "lease", value.to_bytes()));
         samples.push(("record", "slots", slots.to_bytes()));
         samples.push(("certificate", "one-vote", cert.to_bytes()));

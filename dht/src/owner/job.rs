@@ -161,11 +161,12 @@ impl Leases {
         key: &LeaseKey,
         holder: (PublicKey, Duration),
         used: &[u8],
+        told: bool,
     ) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let waiting = std::mem::take(&mut entry.jobs);
         if !entry.gone {
-            if waiting.is_empty() {
+            if waiting.is_empty() && !told {
                 out.event(Event::LeaseLost { key: key.clone(), why: "somebody else holds it" });
             }
             self.forget(out, key);

@@ -1,5 +1,6 @@
 //! From nothing to two members with an address and a name each, by the shipped interface alone.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::net::secs;
@@ -141,6 +142,26 @@ fn one_creates_and_another_joins_and_both_are_found_by_address_and_name() {
         events.extend(told);
         sent.iter().for_each(|message| member.handle_message(peer(CREATOR), message, now()));
     }
+    let (first, second) = two_leases_each(&events);
+    creator.handle_command(Command::ResolveName { id: CommandId(20), name: "laptop".to_owned() }, now());
+    let (_, events, _) = drain(&mut creator, &mut creator_disk);
+    let [Event::Resolved { outcome: Resolution::Found { ip, owner, name, .. }, .. }] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((*owner, name.as_deref()), (peer(NEWCOMER), Some("laptop")));
+    assert!([first, second].contains(ip));
+    let summary = creator.summary();
+    assert_eq!((summary.name.as_str(), summary.members, summary.authority), ("home", vec![peer(CREATOR)], true));
+    // Only where the namespace was founded are invites made.
+    let (contacts, role) = (Vec::new(), Role::Member);
+    let id = CommandId(21);
+    member.handle_command(Command::Invite { id, uses: 1, ttl: secs(60), role, hosts: 0, contacts }, now());
+    let (_, events, _) = drain(&mut member, &mut member_disk);
+    assert!(matches!(events[..], [Event::Invited { outcome: Err(_), .. }]));
+}
+
+/// The two addresses, which differ.
+fn two_leases_each(events: &[Event]) -> (Ipv4Addr, Ipv4Addr) {
     let leases: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
@@ -155,19 +176,5 @@ fn one_creates_and_another_joins_and_both_are_found_by_address_and_name() {
     });
     let (first, second) = (addresses.next().unwrap(), addresses.next().unwrap());
     assert_ne!(first, second);
-    creator.handle_command(Command::ResolveName { id: CommandId(20), name: "laptop".to_owned() }, now());
-    let (_, events, _) = drain(&mut creator, &mut creator_disk);
-    let [Event::Resolved { outcome: Resolution::Found { ip, owner, name, .. }, .. }] = &events[..] else {
-        panic!("{events:?}")
-    };
-    assert_eq!((*owner, name.as_deref()), (peer(NEWCOMER), Some("laptop")));
-    assert!([first, second].contains(ip));
-    // Only where the namespace was founded are invites made.
-    let contacts = Vec::new();
-    let role = Role::Member;
-    member.handle_command(Command::Invite { id: CommandId(21), uses: 1, ttl: secs(60), role, hosts: 0, contacts }, now());
-    let (_, events, _) = drain(&mut member, &mut member_disk);
-    assert!(matches!(events[..], [Event::Invited { outcome: Err(_), .. }]));
-    let summary = creator.summary();
-    assert_eq!((summary.name.as_str(), summary.members, summary.authority), ("home", vec![peer(CREATOR)], true));
+    (first, second)
 }

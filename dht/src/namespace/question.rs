@@ -1,0 +1,140 @@
+//! Questions about addresses, names and certificates, and what peers show unasked.
+
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+
+use crate::certificate::{CertError, LeaseCert};
+use crate::clock::Now;
+use crate::codec::{Reader, Wire};
+use crate::command::{Command, CommandId, LeaseKey};
+use crate::config::SignedConfig;
+use crate::env::{DropReason, Env};
+use crate::event::{Event, Proven, Resolution};
+use crate::identity::PublicKey;
+use crate::message::Message;
+use crate::record::{Hint, normal_name};
+use crate::view::Successor;
+
+use super::Namespace;
+
+impl Namespace {
+    pub(super) fn resolve(&mut self, id: CommandId, command: Command, now: Now) {
+        let env = env!(self, now);
+        if let Some(outcome) = self.own_answer(&env, &command) {
+            return self.out.event(Event::Resolved { id, outcome });
+        }
+        match command {
+            Command::ResolveAddress { id, ip } => self.resolver.resolve_address(&env, &mut self.out, id, ip),
+            Command::ResolveName { id, name } => self.resolver.resolve_name(&env, &mut self.out, id, &name),
+            Command::ResolvePeerName { id, ip } => self.resolver.resolve_peer_name(&env, &mut self.out, id, ip),
+            Command::ClaimAddress { .. }
+            | Command::ReleaseAddress { .. }
+            | Command::ClaimName { .. }
+            | Command::ReleaseName { .. }
+            | Command::CheckLease { .. }
+            | Command::Signal { .. }
+            | Command::Connect { .. }
+            | Command::Invite { .. }
+            | Command::Leave { .. }
+            | Command::ReserveHandshakes { .. } => {}
+        }
+    }
+
+    /// What this node's own leases answer, as far as they may be used at this moment.
+    pub(super) fn own_answer(&self, env: &Env<'_>, command: &Command) -> Option<Resolution> {
+        let ip = match command {
+            Command::ResolveAddress { ip, .. } | Command::ResolvePeerName { ip, .. } => *ip,
+            Command::ResolveName { name, .. } => {
+                let key = LeaseKey::Name(normal_name(name)?);
+                self.leases.lease(env, &key)?;
+                match self.leases.hint_for(env, &key) {
+                    Hint::Address(ip) => ip,
+                    Hint::Name(_) | Hint::None => return None,
+                }
+            }
+            Command::ClaimAddress { .. }
+            | Command::ReleaseAddress { .. }
+            | Command::ClaimName { .. }
+            | Command::ReleaseName { .. }
+            | Command::CheckLease { .. }
+            | Command::Signal { .. }
+            | Command::Connect { .. }
+            | Command::Invite { .. }
+            | Command::Leave { .. }
+            | Command::ReserveHandshakes { .. } => return None,
+        };
+        let lease = self.leases.lease(env, &LeaseKey::Address(ip))?;
+        Some(Resolution::Found {
+            ip,
+            owner: self.membership.peer_id(),
+            name: self.leases.name_of(env, ip),
+            token: lease.token,
+            certificate: lease.certificate,
+            remaining: lease.usable_until.0.saturating_sub(env.now.owner.0),
+        })
+    }
+
+    pub(super) fn check_lease(&mut self, handed: (PeerId, &[u8], Duration), now: Now) -> Result<Proven, CertError> {
+        let env = env!(self, now);
+        let (proven, cert) = self.resolver.check_lease(&env, &mut self.out, handed)?;
+        let own = self.leases.lease(&env, &LeaseKey::Address(proven.ip));
+        if own.is_some_and(|own| own.token > proven.token) {
+            return Err(CertError::Superseded);
+        }
+        self.leases.superseded(&env, &mut self.out, &cert);
+        Ok(proven)
+    }
+
+    pub(super) fn handle_supersede(&mut self, certificate: &[u8], now: Now) {
+        let env = env!(self, now);
+        let cert = LeaseCert::from_bytes(certificate).ok();
+        match cert.filter(|cert| cert.verify(env.ns, env.config, env.chain).is_ok()) {
+            Some(cert) => {
+                self.resolver.note(&env, &mut self.out, &cert);
+                self.leases.superseded(&env, &mut self.out, &cert);
+            }
+            None => self.out.drop(DropReason::BadCertificate),
+        }
+    }
+
+    pub(super) fn handle_views(&mut self, views: &[Successor], now: Now) {
+        let mut added = false;
+        for successor in views {
+            match self.membership.observe_view(successor) {
+                Ok(new) => added |= new,
+                Err(_) => self.out.drop(DropReason::BadFetch),
+            }
+        }
+        self.pump();
+        if added {
+            self.leases.handle_moved(&env!(self, now));
+            self.resolver.handle_moved(&env!(self, now));
+        }
+    }
+
+    /// Everything signed that this node has: the configuration, and the views after the founded ones.
+    pub(super) fn handle_fetch(&mut self, to: &PublicKey) {
+        let mut bytes = self.membership.signed_config().to_bytes();
+        let views = self.membership.chain().successors();
+        bytes.extend(views.iter().take(64).flat_map(Wire::to_bytes));
+        if let Some(peer) = to.peer_id() {
+            self.out.send_peer(peer, &Message::Fetched { bytes });
+        }
+    }
+
+    pub(super) fn handle_fetched(&mut self, bytes: &[u8], now: Now) {
+        let mut input = Reader::new(bytes);
+        let config = SignedConfig::decode(&mut input);
+        if config.is_ok_and(|config| self.membership.observe_config(config).is_ok()) {
+            let mut views = Vec::new();
+            while input.remaining() > 0 {
+                let Ok(view) = Successor::decode(&mut input) else { break };
+                views.push(view);
+            }
+            self.handle_views(&views, now);
+        } else {
+            self.out.drop(DropReason::BadFetch);
+        }
+    }
+}

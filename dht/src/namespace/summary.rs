@@ -1,0 +1,72 @@
+//! What status pages say.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use libp2p_identity::PeerId;
+
+use crate::sign::NamespaceId;
+
+use super::Namespace;
+
+/// What status pages say about a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The identifier.
+    pub id: NamespaceId,
+    /// The name.
+    pub name: String,
+    /// The DNS zone.
+    pub zone: String,
+    /// The virtual addresses, with the prefix length.
+    pub range: Ipv4Net,
+    /// The lowest usable address, where DHCP and DNS answer.
+    pub service: Ipv4Addr,
+    /// The inner MTU.
+    pub mtu: u16,
+    /// The duration of a lease.
+    pub lease: Duration,
+    /// The newest view of shard 0.
+    pub view: u64,
+    /// Who votes in it.
+    pub members: Vec<PeerId>,
+    /// Admitted peers.
+    pub peers: Vec<PeerId>,
+    /// Version numbers of what the authority signs, as handshakes carry them.
+    pub heads: [u8; 8],
+    /// Of this node's own credential.
+    pub credential_hash: [u8; 32],
+    /// Whether this node can make invites.
+    pub authority: bool,
+    /// Whether the register answers; `None` before the first question.
+    pub reachable: Option<bool>,
+    /// Handshake numbers up to this one may have been used.
+    pub handshake_floor: u64,
+}
+
+impl Namespace {
+    /// For status pages.
+    pub fn summary(&self) -> Summary {
+        let config = self.membership.config();
+        let view = self.membership.chain().newest(0);
+        let members = view.map(|view| view.members.as_slice()).unwrap_or_default();
+        Summary {
+            id: self.ns,
+            name: config.name.clone(),
+            zone: config.zone.clone(),
+            range: config.range,
+            service: config.service(),
+            mtu: config.mtu,
+            lease: config.lease(),
+            view: view.map_or(0, |view| view.number),
+            members: members.iter().filter_map(|member| member.identity.peer_id()).collect(),
+            peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),
+            heads: self.membership.heads().short(),
+            credential_hash: self.membership.credential().hash(&self.ns),
+            authority: self.authority.is_some(),
+            reachable: self.leases.reachable(),
+            handshake_floor: self.handshake_floor,
+        }
+    }
+}

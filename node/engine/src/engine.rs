@@ -282,6 +282,7 @@ impl Engine {
             self.names.poll_timeout(),
             self.routes.poll_timeout(),
             self.requests.poll_timeout(),
+            self.quorum.poll_timeout(self.state),
         ]
         .into_iter()
         .flatten()

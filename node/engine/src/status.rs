@@ -51,11 +51,30 @@ impl fmt::Display for State {
     }
 }
 
+/// A replica that is silent for less than this is no news: connections come and go.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// Whether the register answers.
 pub(crate) struct Quorum {
     pub(crate) reachable: bool,
     pub(crate) why: Option<String>,
     pub(crate) since: Option<Instant>,
+}
+
+impl Quorum {
+    /// When the silence becomes news, if it lasts.
+    fn noticed_at(&self) -> Option<Instant> {
+        self.since.filter(|_| !self.reachable).map(|since| since + PATIENCE)
+    }
+
+    fn is_silent(&self, now: Now) -> bool {
+        self.noticed_at().is_some_and(|at| at <= now.mono)
+    }
+
+    pub(crate) fn poll_timeout(&self, state: State) -> Option<(Instant, &'static str)> {
+        let told = matches!(state, State::Renewing | State::Partitioned);
+        self.noticed_at().filter(|_| !told).map(|at| (at, "the register is silent"))
+    }
 }
 
 impl Default for Quorum {
@@ -261,7 +280,7 @@ impl Engine {
 
     /// What the user should know beyond the state's word: who does not answer, since when, and what ends when.
     fn cause(&self, now: Now) -> Option<String> {
-        let silent = self.quorum.why.as_ref().filter(|_| !self.quorum.reachable).map(|why| {
+        let silent = self.quorum.why.as_ref().filter(|_| self.quorum.is_silent(now)).map(|why| {
             let since = self.quorum.since.map_or(0, |since| now.mono.saturating_duration_since(since).as_secs());
             let end = self.hosts.own().map(|host| host.lease.usable_until.0.saturating_sub(now.owner.0).as_secs());
             let end = end.map_or(String::new(), |end| format!("; the address ends in {end} s unless it does"));
@@ -271,7 +290,7 @@ impl Engine {
     }
 
     pub(crate) fn note_state(&mut self, now: Now) {
-        let next = self.current_state();
+        let next = self.current_state(now);
         if next == self.state {
             return;
         }
@@ -280,8 +299,8 @@ impl Engine {
         self.emit(Event::StateChanged { state: next, cause });
     }
 
-    fn current_state(&self) -> State {
-        let reachable = self.quorum.reachable;
+    fn current_state(&self, now: Now) -> State {
+        let reachable = !self.quorum.is_silent(now);
         match (self.config.addressing, self.hosts.own().is_some()) {
             (Addressing::Own, true) if reachable => State::Bound,
             (Addressing::Own, true) => State::Renewing,

@@ -29,6 +29,7 @@ pub enum Client {
 }
 
 /// Where a client runs and what it is to learn there.
+#[derive(Clone, Copy)]
 pub struct Segment<'a> {
     /// The machine.
     pub node: &'a Node,

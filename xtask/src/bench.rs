@@ -13,6 +13,8 @@ use crate::measure::{self, Direction, milliseconds, quantile, sorted};
 use crate::say::say;
 use crate::{cargo, tools};
 
+/// Clients that ask for an address on one TAP: a workstation may hold four.
+const CLIENTS: u32 = 4;
 /// How often what takes a moment is repeated.
 const ROUNDS: u32 = 5;
 /// Seconds of a stream or of a flood of questions.
@@ -94,7 +96,7 @@ fn dhcp(lab: &mut Lab) -> anyhow::Result<Vec<Row>> {
     let tap = node.join_lab(&creator, &["--no-address"])?.tap;
     node.run(&["ip", "link", "set", "dev", &tap, "up"])?;
     let mut times = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..CLIENTS {
         // Another client each time, so that each lease is a new claim.
         let client = format!("0x3d:ff0000000{round}");
         let words = ["udhcpc", "-f", "-n", "-q", "-i", &tap, "-s", "/bin/true", "-t", "5", "-T", "1", "-x", &client];

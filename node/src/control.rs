@@ -70,7 +70,10 @@ impl Control {
             let input = inputs.recv_timeout(wait.max(Duration::from_millis(1)));
             let now = self.clock.now();
             if jumped(last, now) {
-                self.engine.erase_sessions(now);
+                match crate::state::random() {
+                    Ok(seed) => self.engine.begin_anew(*seed, now),
+                    Err(error) => tracing::error!(%error, "after a jump of the clocks"),
+                }
             }
             last = now;
             match input {

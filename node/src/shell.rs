@@ -81,7 +81,9 @@ impl Shell {
             heads: summary.heads,
             suites: tunnel::Suites::default(),
         };
-        let tunnel = Tunnel::new(tunnel, summary.handshake_floor, *random()?, now.mono);
+        // Above everything used before, also where the store was restored; a wrong clock is caught by the store.
+        let floor = summary.handshake_floor.max(now.unix_s.saturating_mul(1000) << 16);
+        let tunnel = Tunnel::new(tunnel, floor, *random()?, now.mono);
         let engine = Engine::new(config, tunnel, *random()?, now);
         let mut shell = Self::spawn(running, daemon, engine, tap, commands, summary)?;
         shell.name.clone_from(&settings.alias);

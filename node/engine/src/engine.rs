@@ -299,9 +299,11 @@ impl Engine {
         self.tunnel.owns(datagram)
     }
 
-    /// Erases all session keys: before leaving, and after a suspension or a jump of the clocks.
-    pub fn erase_sessions(&mut self, now: Now) {
+    /// Erases all session keys and draws new ones from `seed`: after a suspension, a restored machine or a jump of the
+    /// clocks, where memory may have been used before.
+    pub fn begin_anew(&mut self, seed: [u8; 32], now: Now) {
         self.tunnel.erase_all(now.mono);
+        self.tunnel.reseed(seed);
         self.drain(now);
     }
 

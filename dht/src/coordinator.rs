@@ -5,6 +5,7 @@
 //! Refusals write nothing: a rewrite would prolong a dead owner's lease by a network delay each time.
 
 mod answer;
+mod asker;
 mod decide;
 mod slots;
 
@@ -21,7 +22,7 @@ use crate::clock::{Now, ReplicaTime};
 use crate::command::LeaseKey;
 use crate::env::{DropReason, Env, Outbox};
 use crate::identity::PublicKey;
-use crate::message::{AcceptItem, AcceptedItem, Held, MAX_BATCH, Message, OpResult, Outcome, PromiseItem, RefusedOp};
+use crate::message::{AcceptItem, AcceptedItem, Held, MAX_BATCH, Message, OpResult, Outcome, PromiseItem};
 use crate::namespace::{Image, LoadError};
 use crate::record::{RegisterKey, Scope, SignedOp};
 use crate::redeem::{RedeemAnswer, RedeemRequest};
@@ -29,6 +30,7 @@ use crate::sign::{Label, verify};
 use crate::view::{View, Vote};
 
 use answer::{give_up, outcome};
+pub(crate) use asker::Owner;
 pub(crate) use decide::Decision;
 use decide::Top;
 use slots::SpentCache;
@@ -501,26 +503,4 @@ fn voter<'a>(
         out.drop(DropReason::NotReplica);
     }
     found
-}
-
-/// What a coordinator knows of an operation's owner.
-#[derive(Debug)]
-pub(crate) struct Owner {
-    /// Whom the connection proved.
-    pub(crate) identity: PublicKey,
-    /// The serial of its membership.
-    pub(crate) serial: [u8; 16],
-    /// The addresses it may hold.
-    pub(crate) addresses: usize,
-    /// The names it may hold.
-    pub(crate) names: usize,
-    /// The invite whose register must name it, unless it founded the namespace.
-    pub(crate) invite: Option<PublicKey>,
-}
-
-impl Owner {
-    /// Whether its operation is run at all. A release always is: it gives something back.
-    fn may(&self, env: &Env<'_>, acceptor: &Acceptor, op: &SignedOp) -> Result<(), RefusedOp> {
-        decide::may(self, env, acceptor, op)
-    }
 }

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use crate::acceptor::{Acceptor, millis};
+use crate::acceptor::millis;
 use crate::clock::{Now, ReplicaTime};
-use crate::command::LeaseKey;
-use crate::config::PinKey;
 use crate::env::Env;
-use crate::message::{Held, Outcome, RefusedOp};
-use crate::record::{MIN_LEASE, OpKind, Record, RegisterKey, SignedOp, Value};
+use crate::message::{Held, Outcome};
+use crate::record::{MIN_LEASE, OpKind, Record, SignedOp, Value};
 
-use super::{Owner, Source, slots};
+use super::{Source, slots};
 
 /// The newest value among a quorum's promises.
 #[derive(Clone, Debug)]
@@ -133,29 +131,4 @@ fn taken(env: &Env<'_>, other: &Record, top: &Top) -> Decision {
         return Decision::refuse(outcome);
     }
     Decision::write(outcome, Value::Lease(other.clone()), top.elapsed)
-}
-
-/// Whether an operation is run at all. A release always is: it gives something back.
-pub(super) fn may(owner: &Owner, env: &Env<'_>, acceptor: &Acceptor, op: &SignedOp) -> Result<(), RefusedOp> {
-    if op.op.kind == OpKind::Release {
-        return Ok(());
-    }
-    let (claimable, pin, quota) = match &op.op.key {
-        LeaseKey::Address(ip) => (env.config.is_claimable(*ip), PinKey::Address(*ip), owner.addresses),
-        LeaseKey::Name(name) => (!env.config.is_reserved_name(name), PinKey::Name(name.clone()), owner.names),
-    };
-    if !claimable || env.config.pinned_to(&pin).is_some_and(|serial| serial != owner.serial) {
-        return Err(RefusedOp::NotClaimable);
-    }
-    // The register of its invite is the truth about an admission: a proof that a former quorum signed late buys nothing.
-    if let Some(invite) = owner.invite
-        && let Some(Value::Slots(slots)) = acceptor.peek(env, &RegisterKey::Redeem(invite))
-        && slots.redeemed.slot_of(&owner.identity).is_none()
-    {
-        return Err(RefusedOp::NotAdmitted);
-    }
-    if acceptor.held_count(env, &owner.identity, &op.op.key) >= quota {
-        return Err(RefusedOp::Quota);
-    }
-    Ok(())
 }

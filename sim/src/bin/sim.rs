@@ -1,0 +1,2 @@
+//! Runs random lives.
+fn main() {}

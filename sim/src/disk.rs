@@ -1,0 +1,49 @@
+//! A disk that survives crashes, except for what was not yet synced.
+
+use dht::{Image, Write};
+
+/// What a crash does to a transaction that was not yet synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsynced {
+    /// It had got there.
+    Kept,
+    /// It had not.
+    Lost,
+}
+
+/// One node's store: what is safe, and the one transaction under way.
+#[derive(Debug, Default)]
+pub struct Disk {
+    safe: Image,
+    under_way: Vec<Write>,
+}
+
+impl Disk {
+    /// What a process finds at its start.
+    pub fn image(&self) -> &Image {
+        &self.safe
+    }
+
+    /// Begins a transaction, which [`Disk::sync`] ends.
+    pub fn begin(&mut self, writes: Vec<Write>) {
+        self.under_way.extend(writes);
+    }
+
+    /// The transaction is safe.
+    pub fn sync(&mut self) {
+        for write in self.under_way.drain(..) {
+            match write.value {
+                Some(value) => self.safe.insert(write.key, value),
+                None => self.safe.remove(&write.key),
+            };
+        }
+    }
+
+    /// The process or the machine ends here. A transaction is on disk as a whole or not at all.
+    pub fn crash(&mut self, unsynced: Unsynced) {
+        match unsynced {
+            Unsynced::Kept => self.sync(),
+            Unsynced::Lost => self.under_way.clear(),
+        }
+    }
+}

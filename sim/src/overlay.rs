@@ -1,0 +1,215 @@
+//! What stands in for libp2p between the nodes: dials, connections, hellos, messages, and how their ends are noticed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::RngExt;
+
+use crate::driver::{Carried, Input, Wish};
+use crate::links::{ConnectionId, MadeBy};
+use crate::network::Fate;
+use crate::node::NodeId;
+use crate::world::{What, World};
+
+/// A dial into nowhere fails after this.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A message that nobody acknowledges has failed after this.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection on which no ping is answered is closed after this.
+const DEAD_AFTER: Duration = Duration::from_secs(25);
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// One process of one machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) node: NodeId,
+    pub(crate) process: u64,
+}
+
+/// All connections between processes.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    next: u64,
+    ends: BTreeMap<ConnectionId, [End; 2]>,
+}
+
+/// A dial under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt {
+    from: End,
+    to: NodeId,
+}
+
+/// Something under way to the overlay driver of one process.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    to: End,
+    /// Who sent it, unless the process notices it by itself.
+    from: Option<End>,
+    input: Input,
+}
+
+impl World {
+    fn end(&self, id: NodeId) -> End {
+        End { node: id, process: self.node(id).processes }
+    }
+
+    fn is_alive(&self, end: End) -> bool {
+        let node = self.node(end.node);
+        node.process.is_some() && node.processes == end.process
+    }
+
+    fn notice(&mut self, after: Duration, to: End, input: Input) {
+        self.schedule(after, What::Overlay(Arrival { to, from: None, input }));
+    }
+
+    pub(crate) fn overlay_wish(&mut self, id: NodeId, wish: Wish) {
+        let me = self.end(id);
+        match wish {
+            Wish::Dial { peer } => {
+                let target = self.nodes().iter().find(|node| node.peer == peer).map(|node| node.id);
+                self.overlay_dial(me, target, peer);
+            }
+            Wish::Carry { id, what } => self.overlay_carry(me, id, what),
+            Wish::Close { id } => {
+                let Some(ends) = self.connections.ends.remove(&id) else { return };
+                let other = if ends[0] == me { ends[1] } else { ends[0] };
+                self.hang_up(me.node, other, id);
+            }
+            // Taken by the node itself.
+            Wish::Sync | Wish::Tell(_) | Wish::Joined | Wish::JoinFailed(_) => {}
+        }
+    }
+
+    fn overlay_dial(&mut self, me: End, target: Option<NodeId>, peer: libp2p_identity::PeerId) {
+        let Some(to) = target else { return self.notice(DIAL_TIMEOUT, me, Input::DialFailed { peer }) };
+        match self.network.stream(me.node, to) {
+            Fate::Arrives(delays) => {
+                for delay in delays {
+                    self.schedule(delay, What::Connect(Attempt { from: me, to }));
+                }
+            }
+            Fate::Cut | Fate::Lost => self.notice(DIAL_TIMEOUT, me, Input::DialFailed { peer }),
+        }
+    }
+
+    pub(crate) fn overlay_connect(&mut self, Attempt { from, to }: Attempt) {
+        let (peer, target) = (self.node(to).peer, self.node(to));
+        let refused = target.process.is_none() && self.network.connects(from.node, to);
+        let Fate::Arrives(delays) = self.network.stream(to, from.node) else {
+            return self.notice(DIAL_TIMEOUT, from, Input::DialFailed { peer });
+        };
+        if refused {
+            return self.notice(delays[0], from, Input::DialFailed { peer });
+        }
+        if !self.node(to).is_running() || !self.is_alive(from) {
+            return self.notice(DIAL_TIMEOUT, from, Input::DialFailed { peer });
+        }
+        self.connections.next += 1;
+        let id = ConnectionId(self.connections.next);
+        let me = self.end(to);
+        self.connections.ends.insert(id, [from, me]);
+        let dialler = self.node(from.node).peer;
+        self.log.note(self.now(), to, "connection", &id.0.to_le_bytes(), || format!("{} from {}", id.0, from.node));
+        self.with(to, |node, at| {
+            node.tell_driver(Input::Established { id, peer: dialler, made_by: MadeBy::Them }, at);
+        });
+        let input = Input::Established { id, peer, made_by: MadeBy::Us };
+        self.schedule(delays[0], What::Overlay(Arrival { to: from, from: None, input }));
+    }
+
+    fn overlay_carry(&mut self, me: End, id: ConnectionId, what: Carried) {
+        let Some(ends) = self.connections.ends.get(&id).copied() else {
+            return self.notice(REQUEST_TIMEOUT, me, Input::Undelivered { id });
+        };
+        let other = if ends[0] == me { ends[1] } else { ends[0] };
+        let fate = match what {
+            Carried::Message(_) => self.network.message(me.node, other.node),
+            Carried::Ask(_) | Carried::Answer(_) | Carried::Confirm => self.network.stream(me.node, other.node),
+        };
+        match fate {
+            Fate::Cut => self.notice(REQUEST_TIMEOUT, me, Input::Undelivered { id }),
+            Fate::Lost => {}
+            Fate::Arrives(delays) => {
+                for delay in delays {
+                    let input = Input::Carried { id, what: what.clone() };
+                    self.schedule(delay, What::Overlay(Arrival { to: other, from: Some(me), input }));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn overlay_arrival(&mut self, Arrival { to, from, input }: Arrival) {
+        if !self.is_alive(to) {
+            return self.undeliverable(from, &input);
+        }
+        if self.node(to.node).clock.is_asleep() {
+            // What the machine notices by itself it notices when it wakes.
+            return match from {
+                None => self.schedule(AGAIN, What::Overlay(Arrival { to, from, input })),
+                Some(_) => self.undeliverable(from, &input),
+            };
+        }
+        if from.is_some_and(|from| self.network.is_cut(from.node, to.node)) {
+            return self.undeliverable(from, &input);
+        }
+        let text = format!("{input:?}");
+        self.log.note(self.now(), to.node, "overlay", text.as_bytes(), || text.chars().take(120).collect());
+        self.with(to.node, |node, at| node.tell_driver(input, at));
+    }
+
+    fn undeliverable(&mut self, from: Option<End>, input: &Input) {
+        if let (Some(from), Input::Carried { id, .. }) = (from, input) {
+            self.notice(REQUEST_TIMEOUT, from, Input::Undelivered { id: *id });
+        }
+    }
+
+    /// Tells the other end of a connection that it is closed: at once, or when its pings go unanswered.
+    fn hang_up(&mut self, me: NodeId, other: End, id: ConnectionId) {
+        let after = match self.network.stream(me, other.node) {
+            Fate::Arrives(delays) => delays[0],
+            Fate::Cut | Fate::Lost => DEAD_AFTER,
+        };
+        self.notice(after, other, Input::Closed { id });
+    }
+
+    /// A process ended. A kernel that lives closes its connections; else the others find out.
+    pub(crate) fn overlay_ended(&mut self, gone: End, tells: bool) {
+        let ids: Vec<ConnectionId> =
+            self.connections.ends.iter().filter(|(_, ends)| ends.contains(&gone)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(ends) = self.connections.ends.remove(&id) else { continue };
+            let other = if ends[0] == gone { ends[1] } else { ends[0] };
+            if tells {
+                self.hang_up(gone.node, other, id);
+            } else {
+                self.notice(DEAD_AFTER, other, Input::Closed { id });
+            }
+        }
+    }
+
+    /// After a cut or a suspension: connections that are dead will be noticed to be.
+    pub(crate) fn overlay_doubt(&mut self) {
+        let ids: Vec<ConnectionId> = self.connections.ends.keys().copied().collect();
+        for id in ids {
+            let after = Duration::from_millis(self.rng.random_range(20_000..30_000));
+            self.schedule(after, What::KeepAlive(id));
+        }
+    }
+
+    pub(crate) fn overlay_keep_alive(&mut self, id: ConnectionId) {
+        let Some([a, b]) = self.connections.ends.get(&id).copied() else { return };
+        let asleep = [a, b].iter().any(|end| self.node(end.node).clock.is_asleep());
+        if self.network.connects(a.node, b.node) && !asleep {
+            return;
+        }
+        self.connections.ends.remove(&id);
+        for end in [a, b] {
+            self.notice(Duration::ZERO, end, Input::Closed { id });
+        }
+    }
+
+    pub(crate) fn process_end(&self, id: NodeId) -> End {
+        self.end(id)
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dht::identity::SecretKey;
@@ -24,8 +23,6 @@ pub(crate) struct Fake {
     pub(crate) level: Option<Level>,
     pub(crate) voters: Vec<PeerId>,
     output: VecDeque<Output>,
-    /// Every step, for tests that look inside.
-    pub(crate) log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Fake {
@@ -75,7 +72,6 @@ impl Fake {
     }
 
     pub(crate) fn handle_gone(&mut self, peer: PeerId) {
-        self.log.lock().unwrap().push(format!("gone {peer}"));
         self.output.push_back(Output::Event(Event::PeerDenied { peer }));
     }
 

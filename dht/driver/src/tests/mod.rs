@@ -11,7 +11,9 @@ use std::path::PathBuf;
 
 /// An empty directory of this test run.
 fn scratch(name: &str) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("dht-driver-{}-{name}", std::process::id()));
+    let program = std::env::current_exe().unwrap();
+    // Beside the test program, so that `cargo clean` takes it away.
+    let path = program.with_file_name(format!("dht-driver-tests/{}-{name}", std::process::id()));
     let _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).unwrap();
     path

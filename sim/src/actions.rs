@@ -7,6 +7,7 @@ use engine::{Reply, Request};
 use rand::Rng;
 
 use crate::disk::Unsynced;
+use crate::network::Quality;
 use crate::node::NodeId;
 use crate::probe::{self, Probe};
 use crate::setup::NAMESPACE;
@@ -94,6 +95,12 @@ impl World {
     pub fn heal(&mut self) {
         self.log.note(self.now(), NodeId(0), "heal", &[], String::new);
         self.network.heal();
+    }
+
+    /// Makes all links of another quality.
+    pub fn set_quality(&mut self, quality: Quality) {
+        self.log.note(self.now(), NodeId(0), "links", &[], || format!("{quality:?}"));
+        self.network.set_quality(quality);
     }
 
     /// Gives a machine another address on the underlay.

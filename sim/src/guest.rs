@@ -25,6 +25,12 @@ const BUFFER: usize = 16 * 1024;
 /// Pings that are remembered.
 const MOST_PINGS: usize = 4096;
 
+/// How long packets wait for an answer of ARP before the guest gives them up. smoltcp itself never does, and asks for
+/// one address a second, so this is longer than on other systems.
+const NO_NEIGHBOUR: Duration = Duration::from_secs(8);
+/// Destinations that packets wait for.
+const MOST_SENDERS: usize = 32;
+
 /// Host names in the DHCP requests: option 12 wants to live as long as the socket.
 static HOSTNAMES: [[DhcpOption<'static>; 1]; 8] = [
     [DhcpOption { kind: 12, data: b"guest-0" }],
@@ -80,6 +86,10 @@ pub struct Guest {
     sent: u32,
     asked: u32,
     replies: VecDeque<(Ipv4Addr, Vec<u8>)>,
+    /// One socket for each destination, so that none waits for another's ARP; and since when something waits there.
+    senders: BTreeMap<Ipv4Addr, (SocketHandle, Option<Duration>)>,
+    /// Packets given up because nobody answered ARP.
+    pub unresolved: u64,
     /// Pings by number.
     pub pings: BTreeMap<u32, Ping>,
     /// Questions by number.
@@ -104,10 +114,7 @@ impl Guest {
             socket.set_outgoing_options(&HOSTNAMES[node as usize % HOSTNAMES.len()]);
             sockets.add(socket)
         });
-        let packets = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 32], vec![0; 8192]);
-        let mut socket = icmp::Socket::new(packets(), packets());
-        socket.bind(icmp::Endpoint::Ident(IDENT)).expect("a new socket can be bound");
-        let icmp = sockets.add(socket);
+        let icmp = sockets.add(icmp_socket(IDENT));
         let dns = sockets.add(dns::Socket::new(&[], vec![]));
         let bytes = || tcp::SocketBuffer::new(vec![0; BUFFER]);
         let server = sockets.add(tcp::Socket::new(bytes(), bytes()));
@@ -131,6 +138,8 @@ impl Guest {
             sent: 0,
             asked: 0,
             replies: VecDeque::new(),
+            senders: BTreeMap::new(),
+            unresolved: 0,
             pings: BTreeMap::new(),
             lookups: BTreeMap::new(),
             received: 0,
@@ -255,6 +264,7 @@ impl Guest {
             }
         }
         self.interface.poll(now, &mut self.tap, &mut self.sockets);
+        self.give_up_unresolved(at);
     }
 
     /// When to call [`Guest::poll`] next.
@@ -262,8 +272,10 @@ impl Guest {
         if !self.is_up {
             return None;
         }
-        let next = self.interface.poll_at(instant(at), &self.sockets)?;
-        Some(Duration::from_micros(u64::try_from(next.total_micros()).unwrap_or(0)))
+        let next = self.interface.poll_at(instant(at), &self.sockets);
+        let next = next.map(|next| Duration::from_micros(u64::try_from(next.total_micros()).unwrap_or(0)));
+        let over = self.senders.values().filter_map(|(_, since)| *since).min().map(|since| since + NO_NEIGHBOUR);
+        [next, over].into_iter().flatten().min()
     }
 
     fn listen(&mut self) {
@@ -314,9 +326,35 @@ impl Guest {
     }
 
     fn send_icmp(&mut self, to: Ipv4Addr, message: &Icmpv4Repr<'_>) {
-        let socket = self.sockets.get_mut::<icmp::Socket<'_>>(self.icmp);
-        if let Ok(buffer) = socket.send(message.buffer_len(), IpAddress::Ipv4(to)) {
-            message.emit(&mut Icmpv4Packet::new_unchecked(buffer), &ChecksumCapabilities::default());
+        if self.senders.len() >= MOST_SENDERS && !self.senders.contains_key(&to) {
+            self.unresolved += 1;
+            return;
+        }
+        let sockets = &mut self.sockets;
+        // What comes back is for the one socket that listens.
+        let (handle, _) = *self.senders.entry(to).or_insert_with(|| (sockets.add(icmp_socket(IDENT + 1)), None));
+        let socket = self.sockets.get_mut::<icmp::Socket<'_>>(handle);
+        match socket.send(message.buffer_len(), IpAddress::Ipv4(to)) {
+            Ok(buffer) => message.emit(&mut Icmpv4Packet::new_unchecked(buffer), &ChecksumCapabilities::default()),
+            Err(_) => self.unresolved += 1,
+        }
+    }
+
+    /// Packets whose destination nobody answered for are given up.
+    fn give_up_unresolved(&mut self, at: Duration) {
+        let mut over = Vec::new();
+        for (to, (handle, since)) in &mut self.senders {
+            if self.sockets.get::<icmp::Socket<'_>>(*handle).send_queue() == 0 {
+                *since = None;
+            } else if at >= *since.get_or_insert(at) + NO_NEIGHBOUR {
+                over.push(*to);
+            }
+        }
+        for to in over {
+            if let Some((handle, _)) = self.senders.remove(&to) {
+                self.sockets.remove(handle);
+                self.unresolved += 1;
+            }
         }
     }
 
@@ -368,6 +406,13 @@ impl Guest {
             server.close();
         }
     }
+}
+
+fn icmp_socket(ident: u16) -> icmp::Socket<'static> {
+    let packets = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 16], vec![0; 4096]);
+    let mut socket = icmp::Socket::new(packets(), packets());
+    socket.bind(icmp::Endpoint::Ident(ident)).expect("a new socket can be bound");
+    socket
 }
 
 /// What a transfer consists of.

@@ -57,6 +57,12 @@ impl Watch {
         self.moved.get(&ip).copied().unwrap_or_default()
     }
 
+    /// How many nodes have had this address, one after the other.
+    pub fn owners(&self, ip: Ipv4Addr) -> usize {
+        let nodes = self.holdings.get(&ip).into_iter().flatten().map(|holding| holding.node);
+        nodes.collect::<BTreeSet<_>>().len()
+    }
+
     pub(crate) fn observe(&mut self, node: NodeId, seen: &Observation, nodes: &[Node], at: Duration) {
         match seen {
             Observation::Granted { key, until } => {

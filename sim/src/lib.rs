@@ -44,6 +44,8 @@ pub mod node;
 mod overlay;
 mod packets;
 mod probe;
+pub mod reference;
+pub mod scenario;
 pub mod setup;
 mod tap;
 mod world;

@@ -83,7 +83,7 @@ impl Network {
     }
 
     /// Changes the quality of all links.
-    pub fn set_quality(&mut self, quality: Quality) {
+    pub(crate) fn set_quality(&mut self, quality: Quality) {
         self.quality = quality;
     }
 
@@ -105,6 +105,11 @@ impl Network {
     /// Whether two machines can talk both ways.
     pub fn connects(&self, a: NodeId, b: NodeId) -> bool {
         !self.is_cut(a, b) && !self.is_cut(b, a)
+    }
+
+    /// Whether nothing is cut and nothing gets lost.
+    pub fn is_good(&self) -> bool {
+        self.cut.is_empty() && self.quality.loss == 0
     }
 
     /// The fate of a datagram.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::invariants::Watch;
@@ -287,15 +287,11 @@ impl World {
         self.watch.observe(id, seen, &self.nodes, self.now);
     }
 
-    /// For the scenario: a number from the world's own randomness.
-    pub(crate) fn random(&mut self, range: std::ops::Range<u64>) -> u64 {
-        self.rng.random_range(range)
-    }
-
     /// Drops of all kinds, everywhere: whoever misses a packet finds it here.
     pub fn all_losses(&self) -> u64 {
         let counted: u64 = self.nodes.iter().flat_map(|node| node.all_drops(self.now).into_values()).sum();
-        counted + self.network.lost + self.network.met_a_cut + self.unheard
+        let unresolved: u64 = self.nodes.iter().map(|node| node.guest.unresolved).sum();
+        counted + unresolved + self.network.lost + self.network.met_a_cut + self.unheard
     }
 
     /// Prints the lines of a traced run.

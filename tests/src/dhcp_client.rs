@@ -130,7 +130,8 @@ fn learned(client: Client, segment: &Segment<'_>) -> anyhow::Result<()> {
     })?;
     wait::until_ok("the search list", LIMIT, || {
         let text = match client {
-            Client::Dhclient | Client::Dhcpcd | Client::Udhcpc => segment.node.resolv_conf()?,
+            Client::Dhclient | Client::Udhcpc => segment.node.resolv_conf()?,
+            Client::Dhcpcd => fs::read_to_string(segment.node.dir().join("dhcpcd.told"))?,
             Client::Networkd => networkd_links(segment)?,
         };
         let names = |line: &str| {
@@ -221,16 +222,26 @@ fn dhclient(segment: &Segment<'_>, options: &[&str]) -> anyhow::Result<Vec<Strin
     Ok(command)
 }
 
-/// dhcpcd keeps leases and sockets at fixed paths: its mount namespace gets its own.
+/// dhcpcd keeps leases and sockets at fixed paths: its mount namespace gets its own. What it was told is written down
+/// before Debian's hooks run, for these write one `domain` where a list has only the domain itself.
 fn dhcpcd(segment: &Segment<'_>) -> anyhow::Result<Process> {
-    let config = segment.node.dir().join("dhcpcd.conf");
-    let text = "clientid\noption domain_name_servers, domain_name, domain_search, interface_mtu, routers\n\
-                option classless_static_routes\nrequire dhcp_server_identifier\nnoipv6\nnoipv4ll\nnohook hostname, ntp\n";
-    fs::write(&config, text)?;
+    let file = |name: &str| segment.node.dir().join(name).display().to_string();
+    let hook = format!(
+        "#!/bin/sh\necho \"search $new_domain_search\" >>{}\nexec /usr/lib/dhcpcd/dhcpcd-run-hooks \"$@\"\n",
+        file("dhcpcd.told")
+    );
+    fs::write(file("dhcpcd.hook"), hook)?;
+    fs::set_permissions(file("dhcpcd.hook"), fs::Permissions::from_mode(0o755))?;
+    let config = format!(
+        "clientid\noption domain_name_servers, domain_name, domain_search, interface_mtu, routers\n\
+         option classless_static_routes\nrequire dhcp_server_identifier\nnoipv6\nnoipv4ll\nnohook hostname, ntp\n\
+         script {}\n",
+        file("dhcpcd.hook")
+    );
+    fs::write(file("dhcpcd.conf"), config)?;
     let script = "mkdir -p /run/dhcpcd /var/lib/dhcpcd; mount -t tmpfs none /run/dhcpcd && \
                   mount -t tmpfs none /var/lib/dhcpcd && exec dhcpcd -B -d -f \"$1\" \"$2\"";
-    let config = config.display().to_string();
-    segment.node.spawn(&["unshare", "--uts", "sh", "-c", script, "sh", &config, segment.device])
+    segment.node.spawn(&["unshare", "--uts", "sh", "-c", script, "sh", &file("dhcpcd.conf"), segment.device])
 }
 
 /// busybox' client with a script that does what Debian's does, and says what it was told.

@@ -19,6 +19,7 @@ mod question;
 mod summary;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Instant;
 
 use libp2p_identity::PeerId;
@@ -52,7 +53,6 @@ pub use summary::Summary;
 pub type Image = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The keys that live beside the store, in files of their own.
-#[derive(Debug)]
 pub struct Keys {
     /// The node's identity, its libp2p key.
     pub identity: SecretKey,
@@ -60,6 +60,12 @@ pub struct Keys {
     pub data: Zeroizing<[u8; 32]>,
     /// Where the namespace was created, the key that signs invites.
     pub authority: Option<SecretKey>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("identity", &self.identity).finish_non_exhaustive()
+    }
 }
 
 /// Why a store is not used. Never a reason to begin with an empty one.

@@ -65,7 +65,10 @@ pub(crate) async fn run_machine(
     shutdown: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
     let mut driver = Driver::new(config, machine, store, clocks)?;
-    listen(&mut driver.swarm, &driver.config).await?;
+    // A joiner has nothing to offer: members that find it on the LAN would only be turned away.
+    if !driver.machine.is_joiner() {
+        listen(&mut driver.swarm, &driver.config).await?;
+    }
     let mut shutdown = pin!(shutdown);
     driver.begin();
     let ending = loop {
@@ -242,6 +245,8 @@ impl<C: Clocks> Driver<C> {
             }
             if let Some(name) = joined {
                 self.become_member(&name)?;
+                listen(&mut self.swarm, &self.config).await?;
+                self.begin();
             }
         }
     }
@@ -333,7 +338,6 @@ impl<C: Clocks> Driver<C> {
             self.swarm.close_connection(connection);
         }
         self.tell(DriverEvent::Joined(summary));
-        self.begin();
         Ok(())
     }
 

@@ -86,3 +86,14 @@ fn members_behind_two_home_routers_reach_the_one_in_the_open() -> anyhow::Result
     }
     Ok(())
 }
+
+#[test]
+fn the_one_in_the_open_reaches_a_member_behind_a_router_that_has_not_spoken_yet() -> anyhow::Result<()> {
+    let Some(mut lab) = e2e::lab("reverse")? else { return Ok(()) };
+    let mut a = lab.public("a")?;
+    let mut router = lab.router(e2e::Nat::Home)?;
+    let mut b = lab.behind(&mut router, "b")?;
+    a.create_lab(&["--hostname", "a"])?;
+    let ip = b.join_lab(&a, &["--hostname", "b"])?.ip()?.to_string();
+    a.ping_once(&ip)
+}

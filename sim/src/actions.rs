@@ -3,12 +3,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use dht::{ClaimError, ClientId, Command, CommandId, Hold, Lease};
 use engine::{Reply, Request};
 use rand::Rng;
 
 use crate::disk::Unsynced;
+use crate::driver::Input;
 use crate::network::Quality;
-use crate::node::NodeId;
+use crate::node::{FIRST_CLAIM, NodeId};
 use crate::probe::{self, Probe};
 use crate::setup::NAMESPACE;
 use crate::world::{Failure, World};
@@ -191,6 +193,35 @@ impl World {
         self.log.note(self.now(), id, "forge", &source.octets(), || format!("{source} to {to}"));
         let packet = probe::ping_packet(source, to, Probe { node: id.0, number: 0 });
         self.with(id, |node, _| node.send_forged(peer, &packet))
+    }
+
+    /// Has a node claim an address, that one or none, as if a client behind it had wanted it. The claim's number.
+    pub fn claim(&mut self, id: NodeId, ip: Ipv4Addr) -> u64 {
+        self.requests += 1;
+        let number = FIRST_CLAIM + self.requests;
+        let client = ClientId::of(&number.to_be_bytes());
+        let (hold, only_wanted, keep) = (Hold::Full, true, true);
+        let claim = Command::ClaimAddress { id: CommandId(number), client, want: Some(ip), only_wanted, hold, keep };
+        self.log.note(self.now(), id, "claim", &ip.octets(), || ip.to_string());
+        self.with(id, |node, at| node.tell_driver(Input::Command(claim), at));
+        number
+    }
+
+    /// What became of a claim.
+    pub fn claimed(&self, id: NodeId, claim: u64) -> Option<&Result<Lease, ClaimError>> {
+        self.node(id).process.as_ref()?.claims.get(&claim)
+    }
+
+    /// Waits until the guests of these machines have addresses.
+    pub fn wait_for_addresses(&mut self, ids: &[NodeId], limit: Duration) -> Result<Duration, Failure> {
+        self.run_until("everybody has an address", limit, |world| ids.iter().all(|id| world.address(*id).is_some()))
+    }
+
+    /// Pings, waits for the answer, and says how long it took.
+    pub fn ping_and_wait(&mut self, from: NodeId, to: NodeId, limit: Duration) -> Result<Duration, Failure> {
+        let Some(ip) = self.address(to) else { return Err(self.failure(format!("{to} has no address"))) };
+        let ping = self.ping(from, ip);
+        self.run_until(&format!("the ping from {from} to {to} is answered"), limit, |w| w.round_trip(ping).is_some())
     }
 
     /// Asks a node's engine something, as the command line does, and waits for the answer.

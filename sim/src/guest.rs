@@ -77,8 +77,8 @@ pub struct Guest {
     dns: SocketHandle,
     server: SocketHandle,
     client: SocketHandle,
-    /// DHCP runs only while the client is wanted.
-    wants_lease: bool,
+    /// Whether it is a machine with a DHCP client, running or not.
+    has_client: bool,
     is_up: bool,
     address: Option<Ipv4Addr>,
     dns_server: Option<Ipv4Addr>,
@@ -109,11 +109,8 @@ impl Guest {
         config.random_seed = seed;
         let interface = Interface::new(config, &mut tap, Instant::ZERO);
         let mut sockets = SocketSet::new(Vec::new());
-        let dhcp = dhcp.then(|| {
-            let mut socket = dhcpv4::Socket::new();
-            socket.set_outgoing_options(&HOSTNAMES[node as usize % HOSTNAMES.len()]);
-            sockets.add(socket)
-        });
+        let has_client = dhcp;
+        let dhcp = dhcp.then(|| sockets.add(dhcp_client(node)));
         let icmp = sockets.add(icmp_socket(IDENT));
         let dns = sockets.add(dns::Socket::new(&[], vec![]));
         let bytes = || tcp::SocketBuffer::new(vec![0; BUFFER]);
@@ -125,7 +122,7 @@ impl Guest {
             tap,
             interface,
             sockets,
-            wants_lease: dhcp.is_some(),
+            has_client,
             dhcp,
             icmp,
             dns,
@@ -237,9 +234,13 @@ impl Guest {
 
     /// Stops or starts the DHCP client. Says which lease is to be released, and at which server.
     pub fn want_lease(&mut self, wanted: bool) -> Option<(Ipv4Addr, Ipv4Addr)> {
-        let dhcp = self.dhcp?;
-        self.sockets.get_mut::<dhcpv4::Socket<'_>>(dhcp).reset();
-        self.wants_lease = wanted;
+        if !self.has_client {
+            return None;
+        }
+        if let Some(dhcp) = self.dhcp.take() {
+            self.sockets.remove(dhcp);
+        }
+        self.dhcp = wanted.then(|| self.sockets.add(dhcp_client(self.node)));
         let released = self.address.zip(self.dns_server);
         self.clear_address();
         released
@@ -294,9 +295,7 @@ impl Guest {
                 let (cidr, dns_server) = (config.address, config.dns_servers.first().copied());
                 let dns_server = dns_server.unwrap_or(config.server.identifier);
                 assert_eq!(config.router, None, "the default route of a host is not ours to set");
-                if self.wants_lease {
-                    self.set_address(cidr.address(), cidr.prefix_len(), dns_server);
-                }
+                self.set_address(cidr.address(), cidr.prefix_len(), dns_server);
             }
             Some(dhcpv4::Event::Deconfigured) => self.clear_address(),
         }
@@ -406,6 +405,12 @@ impl Guest {
             server.close();
         }
     }
+}
+
+fn dhcp_client(node: u32) -> dhcpv4::Socket<'static> {
+    let mut socket = dhcpv4::Socket::new();
+    socket.set_outgoing_options(&HOSTNAMES[node as usize % HOSTNAMES.len()]);
+    socket
 }
 
 fn icmp_socket(ident: u16) -> icmp::Socket<'static> {

@@ -51,6 +51,7 @@ mod tap;
 mod world;
 
 pub use actions::{Crash, PingId};
+pub use dht::ClaimError;
 pub use disk::Unsynced;
 pub use engine::{Addressing, Reply, Request};
 pub use log::Trace;

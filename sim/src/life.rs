@@ -31,8 +31,15 @@ impl Node {
         let member = machine.namespace().is_some();
         self.processes += 1;
         let driver = Driver::new(machine, self.peer, at);
-        self.process =
-            Some(Process { clocks, driver, engine: None, snapshot: None, replies: BTreeMap::new(), last: None });
+        self.process = Some(Process {
+            clocks,
+            driver,
+            engine: None,
+            snapshot: None,
+            replies: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            last: None,
+        });
         self.guest.set_link(true);
         if member {
             self.assemble(Moment { at, now });

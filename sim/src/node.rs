@@ -12,7 +12,7 @@ use std::time::Duration;
 use bridge::Offload;
 use dht::clock::{LeaseClocks, OwnerTime};
 use dht::identity::SecretKey;
-use dht::{Lease, LeaseKey, Namespace, Now};
+use dht::{ClaimError, Lease, LeaseKey, Namespace, Now};
 use engine::{Addressing, Engine, Hostname, Reply, Request, RequestId, Snapshot};
 use libp2p_identity::PeerId;
 use rand::{Rng, RngExt};
@@ -31,6 +31,9 @@ const TICK: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// A machine that slept for longer erases its session keys.
 const MAX_JUMP: Duration = Duration::from_secs(5);
+
+/// Claims with this number and beyond were made by the world, not by the engine.
+pub(crate) const FIRST_CLAIM: u64 = 1 << 60;
 
 /// A machine's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,6 +134,7 @@ pub(crate) struct Process {
     pub(crate) engine: Option<Engine>,
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) replies: BTreeMap<u64, Reply>,
+    pub(crate) claims: BTreeMap<u64, Result<Lease, ClaimError>>,
     pub(crate) last: Option<Now>,
 }
 
@@ -284,6 +288,14 @@ impl Node {
         next.max(self.last_call + TICK)
     }
 
+    /// Why it wants to be called, for people.
+    pub(crate) fn reasons(&self, at: Duration) -> Vec<&'static str> {
+        let Some((now, process)) = self.glance(at).zip(self.process.as_ref()) else { return Vec::new() };
+        let engine = process.engine.as_ref().and_then(|engine| engine.poll_timeout(now));
+        let both = [process.driver.machine.poll_timeout(), engine];
+        both.into_iter().flatten().filter(|(due, _)| *due <= now.mono).map(|(_, why)| why).collect()
+    }
+
     /// Time has passed.
     pub(crate) fn call(&mut self, at: Duration) {
         self.last_call = at;
@@ -330,6 +342,9 @@ impl Node {
                 }
                 Wish::Tell(event) => {
                     self.observe_event(&event);
+                    if self.take_claim(&event) {
+                        continue;
+                    }
                     if let Some(engine) = self.process.as_mut().and_then(|process| process.engine.as_mut()) {
                         engine.handle_overlay(event, moment.now);
                     }
@@ -342,6 +357,14 @@ impl Node {
             }
         }
         any
+    }
+
+    fn take_claim(&mut self, event: &dht::Event) -> bool {
+        let dht::Event::Claimed { id, outcome } = event else { return false };
+        if let Some(process) = self.process.as_mut().filter(|_| id.0 >= FIRST_CLAIM) {
+            process.claims.insert(id.0, outcome.clone());
+        }
+        id.0 >= FIRST_CLAIM
     }
 
     fn observe_event(&mut self, event: &dht::Event) {

@@ -15,7 +15,7 @@ use crate::actions::Crash;
 use crate::disk::Unsynced;
 use crate::log::Trace;
 use crate::network::Quality;
-use crate::node::NodeId;
+use crate::node::{Node, NodeId};
 use crate::reference::Reference;
 use crate::setup::{Clocks, Setup};
 use crate::world::{Failure, World};
@@ -160,11 +160,11 @@ impl Life {
             Transition::Leave => self.leave()?,
             Transition::Crash => self.crash(),
             Transition::Restart => self.restart(),
-            Transition::Sleep => self.on_one(|node| node.is_running(), World::sleep),
+            Transition::Sleep => self.on_one(Node::is_running, World::sleep),
             Transition::Wake => self.on_one(|node| !node.is_running() && node.process.is_some(), World::wake),
             Transition::Isolate => self.isolate(),
             Transition::CutOneWay => {
-                let (a, b) = self.pair();
+                let (a, b) = self.any_pair();
                 self.world.cut_one_way(a, b);
                 self.disturb();
             }
@@ -176,40 +176,21 @@ impl Life {
             Transition::Renew => self.on_client(true),
             Transition::Ping => self.ping(),
             Transition::PingName => self.ping_name(),
-            Transition::Transfer => {
-                let (a, b) = self.pair();
-                if let Some(to) = self.world.address(b) {
-                    self.world.transfer(a, to, self.rng.random_range(1..40_000));
-                }
-            }
+            Transition::Transfer => self.transfer(),
             Transition::Quality => {
                 let quality = *pick(&mut self.rng, &[Quality::GOOD, Quality::LOSSY]);
                 self.world.set_quality(quality);
                 self.disturb();
             }
-            Transition::Roam => {
-                // The creator stays where the invite says.
-                let count = self.world.nodes().len();
-                if count > 1 {
-                    let id = self.world.nodes()[self.rng.random_range(1..count)].id;
-                    self.world.roam(id);
-                    self.disturb();
+            Transition::Roam => self.on_one(Node::is_running, World::roam),
+            Transition::Spoof => self.lie(|world, a, b, source| {
+                if let Some(to) = world.address(b) {
+                    world.spoof(a, source, to);
                 }
-            }
-            Transition::Spoof => {
-                let (a, b) = self.pair();
-                let source = self.some_address();
-                if let Some(to) = self.world.address(b).filter(|_| Some(source) != self.world.address(a)) {
-                    self.world.spoof(a, source, to);
-                }
-            }
-            Transition::Forge => {
-                let (a, b) = self.pair();
-                let source = self.some_address();
-                if Some(source) != self.world.address(a) {
-                    self.world.forge(a, b, source);
-                }
-            }
+            }),
+            Transition::Forge => self.lie(|world, a, b, source| {
+                world.forge(a, b, source);
+            }),
             Transition::Wait => {}
         }
         Ok(())
@@ -245,7 +226,7 @@ impl Life {
     fn crash(&mut self) {
         let how = *pick(&mut self.rng, &[Crash::Process, Crash::Machine]);
         let unsynced = *pick(&mut self.rng, &[Unsynced::Kept, Unsynced::Lost]);
-        self.on_one(|node| node.is_running(), |world, id| world.crash(id, how, unsynced));
+        self.on_one(Node::is_running, |world, id| world.crash(id, how, unsynced));
     }
 
     fn restart(&mut self) {
@@ -259,8 +240,9 @@ impl Life {
         self.disturb();
     }
 
-    fn on_one(&mut self, which: impl Fn(&crate::node::Node) -> bool, act: impl FnOnce(&mut World, NodeId)) {
-        let candidates: Vec<NodeId> = self.world.nodes().iter().filter(|node| which(node)).map(|node| node.id).collect();
+    fn on_one(&mut self, which: impl Fn(&Node) -> bool, act: impl FnOnce(&mut World, NodeId)) {
+        let candidates: Vec<NodeId> =
+            self.world.nodes().iter().filter(|node| which(node)).map(|node| node.id).collect();
         if !candidates.is_empty() {
             let id = *pick(&mut self.rng, &candidates);
             act(&mut self.world, id);
@@ -269,7 +251,7 @@ impl Life {
     }
 
     fn on_client(&mut self, wanted: bool) {
-        let is_client = |node: &crate::node::Node| node.identity.addressing == Addressing::Clients && node.is_running();
+        let is_client = |node: &Node| node.identity.addressing == Addressing::Clients && node.is_running();
         let candidates: Vec<NodeId> =
             self.world.nodes().iter().filter(|node| is_client(node)).map(|node| node.id).collect();
         if !candidates.is_empty() {
@@ -278,9 +260,27 @@ impl Life {
         }
     }
 
+    fn transfer(&mut self) {
+        let bytes = self.rng.random_range(1..40_000);
+        if let Some((a, b)) = self.pair()
+            && let Some(to) = self.world.address(b)
+        {
+            self.world.transfer(a, to, bytes);
+        }
+    }
+
+    /// Has somebody send from an address that is not its own.
+    fn lie(&mut self, act: impl FnOnce(&mut World, NodeId, NodeId, Ipv4Addr)) {
+        let source = self.some_address();
+        if let Some((a, b)) = self.pair().filter(|(a, _)| self.world.address(*a) != Some(source)) {
+            act(&mut self.world, a, b, source);
+        }
+    }
+
     fn ping(&mut self) {
-        let (a, b) = self.pair();
-        self.ping_pair(a, b);
+        if let Some((a, b)) = self.pair() {
+            self.ping_pair(a, b);
+        }
     }
 
     fn ping_pair(&mut self, a: NodeId, b: NodeId) {
@@ -292,13 +292,19 @@ impl Life {
     }
 
     fn ping_name(&mut self) {
-        let (a, b) = self.pair();
+        let Some((a, b)) = self.pair() else { return };
         if let Some(name) = self.world.node(b).hostname(self.world.now()).filter(|_| self.world.address(a).is_some()) {
             self.world.ping_name(a, &name);
         }
     }
 
-    fn pair(&mut self) -> (NodeId, NodeId) {
+    /// Two machines, the first of which is awake and so can do something.
+    fn pair(&mut self) -> Option<(NodeId, NodeId)> {
+        let (a, b) = self.any_pair();
+        self.world.node(a).is_running().then_some((a, b))
+    }
+
+    fn any_pair(&mut self) -> (NodeId, NodeId) {
         let count = self.world.nodes().len();
         let one = self.rng.random_range(0..count);
         let other = (one + self.rng.random_range(1..count.max(2))) % count;

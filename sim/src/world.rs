@@ -185,7 +185,8 @@ impl World {
             None => {
                 if let Some((_, n)) = woken {
                     let id = self.nodes[n].id;
-                    self.log.note(self.now, id, "timer", &[], String::new);
+                    let reasons = || format!("{:?}", self.nodes[n].reasons(self.now));
+                    self.log.note(self.now, id, "timer", &[], reasons);
                     self.with(id, |node, at| node.call(at));
                 }
             }

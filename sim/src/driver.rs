@@ -23,8 +23,6 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often the connections that ought to stand are looked after.
 const CARE: Duration = Duration::from_secs(30);
-/// The lease clocks want a reading at least every minute.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 /// A moment as the world knows it and as the node reads it.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +48,27 @@ pub(crate) enum Carried {
 #[derive(Debug)]
 pub(crate) enum Input {
     Command(Command),
-    Established { id: ConnectionId, peer: PeerId, made_by: MadeBy },
-    DialFailed { peer: PeerId },
-    Carried { id: ConnectionId, what: Carried },
-    Closed { id: ConnectionId },
-    Undelivered { id: ConnectionId },
+    Established {
+        id: ConnectionId,
+        peer: PeerId,
+        made_by: MadeBy,
+    },
+    DialFailed {
+        peer: PeerId,
+    },
+    Carried {
+        id: ConnectionId,
+        what: Carried,
+    },
+    Closed {
+        id: ConnectionId,
+    },
+    /// What was carried did not arrive.
+    Undelivered {
+        id: ConnectionId,
+        peer: PeerId,
+        is_message: bool,
+    },
 }
 
 /// What a driver wants.
@@ -85,6 +99,28 @@ struct Target {
     ended: Option<Duration>,
     pause: Duration,
     waiting: VecDeque<Vec<u8>>,
+    /// The state machine has asked for this peer and has no answer yet.
+    asked: bool,
+}
+
+impl Target {
+    fn pause_ends(&self) -> Option<Duration> {
+        let pause = match (self.asked, self.failures) {
+            (true, 0) => Duration::ZERO,
+            (true, _) => LEAST_PAUSE,
+            (false, _) => self.pause,
+        };
+        self.ended.map(|ended| ended + pause)
+    }
+}
+
+/// Who wants a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// The state machine, for something at hand.
+    Asked,
+    /// The driver, because the connection ought to stand.
+    Standing,
 }
 
 struct Held {
@@ -125,8 +161,8 @@ impl Driver {
     /// Begins again as a member, with new hellos on new connections.
     pub(crate) fn become_member(&mut self, machine: Machine, moment: Moment) {
         self.machine = machine;
-        for id in self.links.all() {
-            self.close(id, moment);
+        for id in self.links.forget_all() {
+            self.wishes.push_back(Wish::Close { id });
         }
         self.next_care = moment.at;
     }
@@ -274,12 +310,12 @@ impl Driver {
             }
             Input::Carried { id, what } => self.handle_carried(id, what, moment),
             Input::Closed { id } => self.handle_closed(id, moment),
-            Input::Undelivered { id } => {
-                let Some(link) = self.links.get(id) else { return };
-                let peer = link.peer;
-                self.close(id, moment);
-                self.machine.handle_gone(peer, moment.now);
+            Input::Undelivered { peer, is_message: true, .. } if self.links.has(peer) => {
+                // To the state machine the peer is gone, so it must say hello again, on a new connection.
+                self.close_all(peer, moment);
             }
+            Input::Undelivered { peer, is_message: true, .. } => self.machine.handle_gone(peer, moment.now),
+            Input::Undelivered { id, is_message: false, .. } => self.close(id, moment),
         }
     }
 
@@ -329,6 +365,7 @@ impl Driver {
         target.failures = 0;
         target.ended = Some(moment.at);
         target.pause = SHORTEST_PAUSE;
+        target.asked = false;
         for message in std::mem::take(&mut target.waiting) {
             self.send(peer, message, moment);
         }
@@ -344,7 +381,7 @@ impl Driver {
         if target.waiting.len() > MOST_WAITING {
             target.waiting.pop_front();
         }
-        self.connect(to, LEAST_PAUSE, moment);
+        self.connect(to, Wanted::Asked, moment);
     }
 
     fn dial(&mut self, peer: PeerId, moment: Moment) {
@@ -353,20 +390,18 @@ impl Driver {
             self.close_all(peer, moment);
             return;
         }
-        self.connect(peer, LEAST_PAUSE, moment);
+        self.connect(peer, Wanted::Asked, moment);
     }
 
     /// Tries to reach a peer unless it is being tried or is there already.
-    fn connect(&mut self, peer: PeerId, most_pause: Duration, moment: Moment) {
+    fn connect(&mut self, peer: PeerId, wanted: Wanted, moment: Moment) {
         if peer == self.me || self.links.has(peer) || self.target(peer).dialling {
             return;
         }
         let target = self.target(peer);
-        let pause = target.pause.min(most_pause);
-        if target.ended.is_some_and(|ended| moment.at < ended + pause) {
-            if most_pause == LEAST_PAUSE {
-                self.give_up(peer, moment);
-            }
+        target.asked |= wanted == Wanted::Asked;
+        if let Some(next) = target.pause_ends().filter(|next| moment.at < *next) {
+            self.next_care = self.next_care.min(next);
             return;
         }
         target.dialling = true;
@@ -378,23 +413,21 @@ impl Driver {
         target.dialling = false;
         target.ended = Some(moment.at);
         target.pause = SHORTEST_PAUSE.saturating_mul(1 << target.failures.min(6)).min(LONGEST_PAUSE);
-        target.failures += 1;
+        target.failures = target.failures.saturating_add(1);
+        target.asked = false;
         target.waiting.clear();
         self.machine.handle_gone(peer, moment.now);
         self.next_care = self.next_care.min(moment.at + Duration::from_secs(1));
     }
 
     fn take_care(&mut self, moment: Moment) {
-        self.next_care = moment.at + CARE.min(LONGEST_SLEEP);
+        self.next_care = moment.at + CARE;
+        let asked = self.targets.iter().filter(|(_, target)| target.asked && !target.dialling);
+        for peer in asked.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            self.connect(peer, Wanted::Asked, moment);
+        }
         for peer in self.machine.voters() {
-            self.connect(peer, LONGEST_PAUSE, moment);
-            let target = self.target(peer);
-            if let Some(ended) = target.ended.filter(|_| !target.dialling) {
-                let next = ended + target.pause;
-                if peer != self.me && !self.links.has(peer) {
-                    self.next_care = self.next_care.min(next.max(moment.at + SHORTEST_PAUSE));
-                }
-            }
+            self.connect(peer, Wanted::Standing, moment);
         }
     }
 

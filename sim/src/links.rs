@@ -59,8 +59,10 @@ impl Links {
     pub(crate) fn len(&self) -> usize {
         self.links.len()
     }
-    pub(crate) fn all(&self) -> Vec<ConnectionId> {
-        self.links.keys().copied().collect()
+    /// Begins anew; the connections that there were are to be closed.
+    pub(crate) fn forget_all(&mut self) -> Vec<ConnectionId> {
+        self.admitted.clear();
+        std::mem::take(&mut self.links).into_keys().collect()
     }
     pub(crate) fn of(&self, peer: PeerId) -> Vec<ConnectionId> {
         self.links.iter().filter(|(_, link)| link.peer == peer).map(|(id, _)| *id).collect()

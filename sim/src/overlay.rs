@@ -119,16 +119,15 @@ impl World {
     }
 
     fn overlay_carry(&mut self, me: End, id: ConnectionId, what: Carried) {
-        let Some(ends) = self.connections.ends.get(&id).copied() else {
-            return self.notice(REQUEST_TIMEOUT, me, Input::Undelivered { id });
-        };
+        // Closed by the other end, which this one will be told.
+        let Some(ends) = self.connections.ends.get(&id).copied() else { return };
         let other = if ends[0] == me { ends[1] } else { ends[0] };
         let fate = match what {
             Carried::Message(_) => self.network.message(me.node, other.node),
             Carried::Ask(_) | Carried::Answer(_) | Carried::Confirm => self.network.stream(me.node, other.node),
         };
         match fate {
-            Fate::Cut => self.notice(REQUEST_TIMEOUT, me, Input::Undelivered { id }),
+            Fate::Cut => self.undeliverable(Some(me), other, &Input::Carried { id, what }),
             Fate::Lost => {}
             Fate::Arrives(delays) => {
                 for delay in delays {
@@ -141,26 +140,28 @@ impl World {
 
     pub(crate) fn overlay_arrival(&mut self, Arrival { to, from, input }: Arrival) {
         if !self.is_alive(to) {
-            return self.undeliverable(from, &input);
+            return self.undeliverable(from, to, &input);
         }
         if self.node(to.node).clock.is_asleep() {
             // What the machine notices by itself it notices when it wakes.
             return match from {
                 None => self.schedule(AGAIN, What::Overlay(Arrival { to, from, input })),
-                Some(_) => self.undeliverable(from, &input),
+                Some(_) => self.undeliverable(from, to, &input),
             };
         }
         if from.is_some_and(|from| self.network.is_cut(from.node, to.node)) {
-            return self.undeliverable(from, &input);
+            return self.undeliverable(from, to, &input);
         }
         let text = format!("{input:?}");
         self.log.note(self.now(), to.node, "overlay", text.as_bytes(), || text.chars().take(120).collect());
         self.with(to.node, |node, at| node.tell_driver(input, at));
     }
 
-    fn undeliverable(&mut self, from: Option<End>, input: &Input) {
-        if let (Some(from), Input::Carried { id, .. }) = (from, input) {
-            self.notice(REQUEST_TIMEOUT, from, Input::Undelivered { id: *id });
+    fn undeliverable(&mut self, from: Option<End>, to: End, input: &Input) {
+        if let (Some(from), Input::Carried { id, what }) = (from, input) {
+            let is_message = matches!(what, Carried::Message(_));
+            let peer = self.node(to.node).peer;
+            self.notice(REQUEST_TIMEOUT, from, Input::Undelivered { id: *id, peer, is_message });
         }
     }
 

@@ -121,6 +121,13 @@ pub enum Command {
         /// The address.
         ip: Ipv4Addr,
     },
+    /// Who owns this address or name, by the register and not from memory?
+    LookUp {
+        /// Comes back in [`Event::Resolved`](crate::Event::Resolved).
+        id: CommandId,
+        /// The address, or one label.
+        key: LeaseKey,
+    },
     /// Is this certificate, handed over in a session, a lease of the peer that handed it over?
     CheckLease {
         /// Comes back in [`Event::LeaseChecked`](crate::Event::LeaseChecked).

@@ -169,10 +169,12 @@ pub enum Resolution {
 }
 
 /// A lease that a peer has proven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proven {
     /// The address.
     pub ip: Ipv4Addr,
+    /// The name its owner gives it. Not proven: names have registers of their own.
+    pub name: Option<String>,
     /// The fencing token.
     pub token: Token,
     /// How long the proof counts here.

@@ -178,6 +178,7 @@ impl Namespace {
             Command::ResolveAddress { id, .. }
             | Command::ResolveName { id, .. }
             | Command::ResolvePeerName { id, .. } => self.resolve(id, command, now),
+            Command::LookUp { id, key } => self.look_up(id, key, now),
             Command::CheckLease { id, from, certificate, remaining } => {
                 let outcome = self.check_lease((from, &certificate, remaining), now);
                 self.out.event(Event::LeaseChecked { id, from, outcome });

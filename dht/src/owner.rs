@@ -46,6 +46,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(60);
 
 const SEQ: &[u8] = b"op-seq";
+/// Far more operations a second than anybody makes, so that the wall clock stays ahead of the counter.
+const SEQ_PER_SECOND_BITS: u32 = 16;
 
 /// This node's leases, and its claims under way.
 #[derive(Debug)]
@@ -71,7 +73,9 @@ impl Leases {
     /// Takes up what is on disk: goes on with what was granted in this boot, and gets everything else back.
     pub(crate) fn load(env: &Env<'_>, out: &mut Outbox, image: &Image, seed: [u8; 32]) -> Result<Self, LoadError> {
         let reserved = image.get(SEQ).map(|bytes| <[u8; 8]>::try_from(bytes.as_slice())).transpose();
-        let reserved = reserved.map_err(|_| LoadError::Damaged("operation counter"))?.map_or(0, u64::from_be_bytes);
+        // A store that is new to an old identity must not begin below what that identity used before.
+        let fresh = env.now.unix_s << SEQ_PER_SECOND_BITS;
+        let reserved = reserved.map_err(|_| LoadError::Damaged("operation counter"))?.map_or(fresh, u64::from_be_bytes);
         let reserved = if env.rules.op_seq_on_disk { reserved } else { 0 };
         let mut leases = Self {
             entries: BTreeMap::new(),

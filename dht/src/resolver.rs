@@ -378,8 +378,9 @@ impl Resolver {
         if remaining.is_zero() {
             return Err(CertError::Lapsed);
         }
-        self.learn(env, out, &cert, remaining);
-        Ok((Proven { ip, token, remaining }, cert))
+        let learnt = self.learn(env, out, &cert, remaining);
+        let name = learnt.found.as_ref().and_then(hinted_name);
+        Ok((Proven { ip, name, token, remaining }, cert))
     }
 
     /// Forgets what was said of a key that this node itself just changed.

@@ -20,6 +20,7 @@ use crate::io::udp::DataSocket;
 use crate::launch::{self, Prepared};
 use crate::report;
 use crate::runtime::{Progress, Running};
+use crate::shell;
 use crate::socket::{self, Answer, Answers, Call, Start};
 use crate::state::StateDir;
 
@@ -82,7 +83,19 @@ impl Daemon {
         if let Some(running) = already_running(&namespaces, &start) {
             return Ok(running);
         }
+        let known = self.state.namespaces()?.len();
         let prepared = launch::prepare(&self.state, start, self.port, self.clock.now())?;
+        let others = namespaces.values().filter(|running| running.id != prepared.dir.id);
+        let ranges: Vec<_> = others.filter_map(|other| Some((other.summary()?.range, other.alias()))).collect();
+        if let Some(summary) = &prepared.summary
+            && let Err(error) = shell::refuse_overlap(self, &ranges, summary).await
+        {
+            if self.state.namespaces()?.len() > known {
+                // Founded a moment ago, and nobody has seen it: the next try may choose another range.
+                prepared.dir.erase()?;
+            }
+            return Err(error);
+        }
         self.begin(&mut namespaces, prepared)
     }
 
@@ -165,6 +178,12 @@ impl Daemon {
                 let running = self.run(start).await?;
                 let line = wait_ready(&running).await?;
                 answers.send(&Answer::Ready(line)).await;
+                // Whoever asked for it is gone by the time it may fail.
+                tokio::spawn(async move {
+                    if let Some(why) = running.failure().await {
+                        report::note(&format!("{}: {why}", running.alias()));
+                    }
+                });
                 Ok(Value::Null)
             }
             Call::Doctor => crate::commands::doctor::examine(self).await,
@@ -245,6 +264,7 @@ pub(crate) async fn wait_ready(running: &Running) -> anyhow::Result<String> {
         match progress.borrow_and_update().clone() {
             Progress::Ready(line) => return Ok(line),
             Progress::Failed(why) => return Err(anyhow!(why)),
+            Progress::Stopped => bail!("the namespace was stopped"),
             Progress::Starting => {}
         }
         progress.changed().await.map_err(|_| anyhow!("the namespace was stopped"))?;

@@ -37,6 +37,8 @@ pub(crate) enum Progress {
     Ready(String),
     /// It ended, and why.
     Failed(String),
+    /// It was stopped on purpose.
+    Stopped,
 }
 
 /// One running namespace.
@@ -74,11 +76,8 @@ impl Running {
         });
         let task = Arc::clone(&running);
         tokio::spawn(async move {
-            let name = task.alias();
-            if let Err(error) = task.clone().live(daemon, prepared).await {
-                report::note(&format!("{name}: {error:#}"));
-                task.progress.send_replace(Progress::Failed(format!("{error:#}")));
-            }
+            let end = task.clone().live(daemon, prepared).await;
+            task.tell(end.map_or_else(|error| Progress::Failed(format!("{error:#}")), |()| Progress::Stopped));
             task.stopped.send_replace(true);
         });
         running
@@ -118,6 +117,17 @@ impl Running {
     pub(crate) fn replied(&self, id: RequestId, reply: Reply) {
         if let Some(waiting) = lock(&self.replies).remove(&id.0) {
             let _ = waiting.send(reply);
+        }
+    }
+
+    /// Waits until it has failed, and says why; `None` if it was stopped.
+    pub(crate) async fn failure(&self) -> Option<String> {
+        let mut progress = self.progress();
+        let failed =
+            progress.wait_for(|progress| matches!(progress, Progress::Failed(_) | Progress::Stopped)).await.ok()?;
+        match &*failed {
+            Progress::Failed(why) => Some(why.clone()),
+            Progress::Starting | Progress::Ready(_) | Progress::Stopped => None,
         }
     }
 
@@ -194,7 +204,7 @@ impl Running {
     fn status_before_joining(&self) -> NamespaceStatus {
         let cause = match &*self.progress.borrow() {
             Progress::Failed(why) => Some(why.clone()),
-            Progress::Starting | Progress::Ready(_) => None,
+            Progress::Starting | Progress::Ready(_) | Progress::Stopped => None,
         };
         let state = if cause.is_some() { engine::State::Denied } else { engine::State::Joining };
         NamespaceStatus::before_joining(&self.alias(), &self.id.to_string(), state, cause)

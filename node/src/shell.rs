@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use dht::identity::SecretKey;
 use dht::{NamespaceId, Summary};
 use engine::{Addressing, Config, Engine, Event, Hostname};
+use ipnet::Ipv4Net;
 use tokio::sync::mpsc;
 use tunnel::Tunnel;
 
@@ -56,7 +57,8 @@ impl Shell {
         summary: Summary,
         commands: mpsc::Sender<dht::Command>,
     ) -> anyhow::Result<Self> {
-        refuse_overlap(daemon, running.id, &summary).await?;
+        let others = daemon.ranges_besides(running.id).await;
+        refuse_overlap(daemon, &others, &summary).await?;
         let options = &settings.options;
         let underlay = Underlay::look(daemon).await?;
         let config = engine_config(running, settings, &summary, &underlay)?;
@@ -304,18 +306,21 @@ fn engine_config(
 }
 
 /// A range that overlaps a way this machine already has would cut one of them off.
-async fn refuse_overlap(daemon: &Arc<Daemon>, id: NamespaceId, summary: &Summary) -> anyhow::Result<()> {
-    let overlaps = |net: &ipnet::Ipv4Net| net.contains(&summary.range) || summary.range.contains(net);
-    if let Some((range, name)) = daemon.ranges_besides(id).await.into_iter().find(|(range, _)| overlaps(range)) {
+pub(crate) async fn refuse_overlap(
+    daemon: &Daemon,
+    ranges: &[(Ipv4Net, String)],
+    summary: &Summary,
+) -> anyhow::Result<()> {
+    let range = summary.range;
+    let overlaps = |net: &Ipv4Net| net.contains(&range) || range.contains(net);
+    if let Some((other, name)) = ranges.iter().find(|(other, _)| overlaps(other)) {
         bail!(
-            "the range {} overlaps {range} of the namespace {name} on this machine; create one of them with --range",
-            summary.range
+            "the range {range} overlaps {other} of the namespace {name} on this machine; create one of them with --range"
         );
     }
     if let Some((route, link)) = daemon.links.routes().await?.into_iter().find(|(route, _)| overlaps(route)) {
         bail!(
-            "the range {} overlaps the route {route} on {link} of this machine; create the namespace with --range",
-            summary.range
+            "the range {range} overlaps the route {route} on {link} of this machine; create the namespace with another --range"
         );
     }
     Ok(())

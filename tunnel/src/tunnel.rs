@@ -109,6 +109,12 @@ impl Tunnel {
         });
     }
 
+    /// Makes a new session while the old one stays in use: the peer may have been restarted, and nobody but a
+    /// handshake can tell.
+    pub fn renew(&mut self, peer: PeerId, now: Instant) {
+        self.with_peer(peer, |peer, core| peer.begin(core, now));
+    }
+
     /// Erases all sessions, handshakes and waiting payloads: on suspend, on a jump of the clock, on leaving.
     pub fn erase_all(&mut self, now: Instant) {
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
@@ -237,12 +243,6 @@ impl Tunnel {
     /// What was dropped here. Drops of the fast path are counted there.
     pub fn drops(&self) -> &BTreeMap<DropReason, u64> {
         self.core.drops.as_map()
-    }
-
-    /// Begins a handshake now, whatever the age of the session.
-    #[cfg(test)]
-    pub(crate) fn renew(&mut self, peer: PeerId, now: Instant) {
-        self.with_peer(peer, |peer, core| peer.begin(core, now));
     }
 
     /// Receiver indices in use, and in quarantine.

@@ -32,6 +32,7 @@ impl Namespace {
             | Command::ReleaseAddress { .. }
             | Command::ClaimName { .. }
             | Command::ReleaseName { .. }
+            | Command::LookUp { .. }
             | Command::CheckLease { .. }
             | Command::Signal { .. }
             | Command::Connect { .. }
@@ -39,6 +40,16 @@ impl Namespace {
             | Command::Leave { .. }
             | Command::ReserveHandshakes { .. } => {}
         }
+    }
+
+    /// As a question, but what was learnt before does not count.
+    pub(super) fn look_up(&mut self, id: CommandId, key: LeaseKey, now: Now) {
+        self.resolver.forget(&key);
+        let question = match key {
+            LeaseKey::Address(ip) => Command::ResolvePeerName { id, ip },
+            LeaseKey::Name(name) => Command::ResolveName { id, name },
+        };
+        self.resolve(id, question, now);
     }
 
     /// What this node's own leases answer, as far as they may be used at this moment.
@@ -57,6 +68,7 @@ impl Namespace {
             | Command::ReleaseAddress { .. }
             | Command::ClaimName { .. }
             | Command::ReleaseName { .. }
+            | Command::LookUp { .. }
             | Command::CheckLease { .. }
             | Command::Signal { .. }
             | Command::Connect { .. }

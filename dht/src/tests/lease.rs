@@ -304,7 +304,7 @@ fn same_owner_other_client() {
             kind: OpKind::Claim,
             key: LeaseKey::Address(ip),
             client: ClientId::of(b"two"),
-            op_seq: 1000,
+            op_seq: u64::MAX / 2,
             nonce: 1,
             dur_ms: 60_000,
             hint: Hint::None,

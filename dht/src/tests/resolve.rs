@@ -18,7 +18,7 @@ fn check(net: &mut Net, by: u8, from: u8, certificate: &[u8], remaining: Duratio
     let wanted = net.command(by, |id| Command::CheckLease { id, from: peer(from), certificate, remaining });
     net.settle();
     let answer = net.nodes[&by].events.iter().find_map(|event| match event {
-        Event::LeaseChecked { id, outcome, .. } if *id == wanted => Some(*outcome),
+        Event::LeaseChecked { id, outcome, .. } if *id == wanted => Some(outcome.clone()),
         _ => None,
     });
     answer.unwrap()

@@ -100,8 +100,12 @@ impl Engine {
     pub(crate) fn peer_keys(&mut self, peer: PeerId, keys: tunnel::PeerKeys, now: Now) {
         let Some(entry) = self.peers.entry(peer) else { return self.count("too-many-peers") };
         entry.keyed = true;
-        let wanted = entry.wanted;
+        let (wanted, up) = (entry.wanted, entry.up);
         self.tunnel.set_peer(peer, keys, now.mono);
+        if up {
+            // It said hello anew: perhaps it was restarted, and what we seal for it falls on deaf ears.
+            self.tunnel.renew(peer, now.mono);
+        }
         if wanted {
             self.signal(peer, true, now);
         }
@@ -165,6 +169,10 @@ impl Engine {
         self.tunnel.set_candidates(from, list, now.mono);
         if candidates.want_reply {
             self.signal(from, false, now);
+            if !self.peers.is_up(&from) {
+                // It wants to reach us, and a NAT in front of us opens only from inside.
+                self.send_leases(from, now);
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use dht::clock::Now;
-use dht::{Command, Contact, Role};
+use dht::{Command, Contact, LeaseKey, Role};
 use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 
@@ -160,14 +160,12 @@ impl Engine {
     }
 
     fn resolve_for_request(&mut self, pending: Pending, what: &str) {
-        match what.parse::<Ipv4Addr>() {
-            Ok(ip) => self.command(pending, |id| Command::ResolvePeerName { id, ip }),
-            Err(_) => {
-                let suffix = format!(".{}", self.config.zone);
-                let name = what.trim_end_matches('.').trim_end_matches(&suffix).to_ascii_lowercase();
-                self.command(pending, |id| Command::ResolveName { id, name });
-            }
-        }
+        let key = what.parse::<Ipv4Addr>().map(LeaseKey::Address).unwrap_or_else(|_| {
+            let name = what.trim_end_matches('.').to_ascii_lowercase();
+            let label = name.strip_suffix(&format!(".{}", self.config.zone)).unwrap_or(&name);
+            LeaseKey::Name(label.to_owned())
+        });
+        self.command(pending, |id| Command::LookUp { id, key });
     }
 
     pub(crate) fn request_resolved(&mut self, id: RequestId, outcome: dht::Resolution, now: Now) {

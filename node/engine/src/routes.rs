@@ -18,6 +18,7 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 
 struct Route {
     peer: PeerId,
+    name: Option<String>,
     until: Instant,
     refresh: Instant,
 }
@@ -35,8 +36,9 @@ impl Routes {
     pub(crate) fn owner(&self, ip: Ipv4Addr) -> Option<PeerId> {
         self.by_ip.get(&ip).map(|route| route.peer)
     }
-    pub(crate) fn address_of(&self, peer: &PeerId) -> Option<Ipv4Addr> {
-        self.by_ip.iter().find(|(_, route)| route.peer == *peer).map(|(ip, _)| *ip)
+    /// An address of this peer, and its name.
+    pub(crate) fn of_peer(&self, peer: &PeerId) -> Option<(Ipv4Addr, Option<String>)> {
+        self.by_ip.iter().find(|(_, route)| route.peer == *peer).map(|(ip, route)| (*ip, route.name.clone()))
     }
 }
 
@@ -48,8 +50,8 @@ impl Engine {
     pub(crate) fn route_resolved(&mut self, ip: Ipv4Addr, outcome: dht::Resolution, now: Now) {
         let answer = match outcome {
             dht::Resolution::Found { owner, .. } if owner == self.me => Resolution::Absent,
-            dht::Resolution::Found { owner, remaining, .. } => {
-                self.learn_route(ip, owner, remaining, now);
+            dht::Resolution::Found { owner, name, remaining, .. } => {
+                self.learn_route(ip, owner, name, remaining, now);
                 Resolution::Peer(owner)
             }
             dht::Resolution::Absent => {
@@ -64,7 +66,7 @@ impl Engine {
     pub(crate) fn lease_checked(&mut self, peer: PeerId, outcome: Result<Proven, dht::CertError>, now: Now) {
         match outcome {
             Ok(proven) => {
-                self.learn_route(proven.ip, peer, proven.remaining, now);
+                self.learn_route(proven.ip, peer, proven.name, proven.remaining, now);
                 self.bridge.handle_resolved(proven.ip, Resolution::Peer(peer), now.mono);
             }
             Err(_) => self.count("unproven-lease"),
@@ -78,7 +80,7 @@ impl Engine {
         }
     }
 
-    fn learn_route(&mut self, ip: Ipv4Addr, peer: PeerId, remaining: Duration, now: Now) {
+    fn learn_route(&mut self, ip: Ipv4Addr, peer: PeerId, name: Option<String>, remaining: Duration, now: Now) {
         if peer == self.me || self.hosts.bound.contains_key(&ip) {
             return;
         }
@@ -90,7 +92,7 @@ impl Engine {
             return;
         }
         let age = remaining.min(MAX_AGE);
-        self.routes.by_ip.insert(ip, Route { peer, until: now.mono + age, refresh: now.mono + age / 2 });
+        self.routes.by_ip.insert(ip, Route { peer, name, until: now.mono + age, refresh: now.mono + age / 2 });
         self.bridge.permit(peer, ip);
     }
 

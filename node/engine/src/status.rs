@@ -250,10 +250,11 @@ impl Engine {
             .filter(|(peer, view)| self.peers.is_up(peer) || recent(view.last_session) || view.why_down.is_some())
             .map(|(peer, view)| {
                 let up = self.peers.is_up(peer);
+                let address = self.routes.of_peer(peer);
                 PeerStatus {
                     peer_id: peer.to_string(),
-                    ip: self.routes.address_of(peer),
-                    hostname: None,
+                    ip: address.as_ref().map(|(ip, _)| *ip),
+                    hostname: address.and_then(|(_, name)| name),
                     path: if up { "direct" } else { "none" }.into(),
                     endpoint: view.endpoint.filter(|_| up).map(|addr| addr.to_string()),
                     rtt_ms: view.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -13,7 +15,7 @@ use crate::cli::JoinOptions;
 use crate::client;
 use crate::daemon::{Daemon, wait_ready};
 use crate::report;
-use crate::runtime::{Progress, Running};
+use crate::runtime::Running;
 use crate::socket::{Answer, Call, Start};
 
 /// What follows once the namespace is usable.
@@ -94,15 +96,17 @@ async fn live(daemon: &Arc<Daemon>, starts: Vec<Start>, after: After) -> anyhow:
     until_one_fails(&running).await
 }
 
+/// The end of the only namespace is the end of the program; one of several is news.
 async fn until_one_fails(running: &[Arc<Running>]) -> anyhow::Result<()> {
-    let [only] = running else { return std::future::pending().await };
-    let mut progress = only.progress();
-    let end = progress.wait_for(|progress| matches!(progress, Progress::Failed(_))).await;
-    match end.map(|progress| progress.clone()) {
-        Ok(Progress::Failed(why)) => Err(anyhow!(why)),
-        // Left by another command.
-        Ok(Progress::Starting | Progress::Ready(_)) | Err(_) => Ok(()),
+    if let [only] = running {
+        return only.failure().await.map_or(Ok(()), |why| Err(anyhow!(why)));
     }
+    let mut failures: FuturesUnordered<_> =
+        running.iter().map(|one| async move { (one.alias(), one.failure().await) }).collect();
+    while let Some((name, why)) = failures.next().await {
+        report::note(&format!("{name}: {}", why.unwrap_or_else(|| "stopped".into())));
+    }
+    Ok(())
 }
 
 /// The line to give to others: with a token only to a person's terminal, and only the first time.

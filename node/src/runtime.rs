@@ -334,7 +334,7 @@ impl Running {
                 }
                 _ = look.tick() => {
                     if let Some(shell) = shell.as_mut() {
-                        shell.look_for_endpoints(daemon).await?;
+                        shell.look_for_endpoints(daemon).await;
                     }
                 }
             }

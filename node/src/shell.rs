@@ -46,7 +46,8 @@ pub(crate) struct Shell {
     dns_mode: DnsMode,
     summary: Summary,
     advertise: Vec<String>,
-    endpoints: Vec<SocketAddr>,
+    /// As told to the engine: the interfaces', and the configured ones.
+    endpoints: (Vec<SocketAddr>, Vec<SocketAddr>),
 }
 
 impl Shell {
@@ -57,8 +58,10 @@ impl Shell {
         summary: Summary,
         commands: mpsc::Sender<dht::Command>,
     ) -> anyhow::Result<Self> {
-        let others = daemon.ranges_besides(running.id).await;
-        refuse_overlap(daemon, &others, &summary).await?;
+        if !settings.options.no_tap {
+            let others = daemon.ranges_besides(running.id).await;
+            refuse_overlap(daemon, &others, &summary).await?;
+        }
         let options = &settings.options;
         let underlay = Underlay::look(daemon).await?;
         let config = engine_config(running, settings, &summary, &underlay)?;
@@ -91,7 +94,7 @@ impl Shell {
         shell.name.clone_from(&settings.alias);
         shell.advertise.clone_from(&options.advertise);
         shell.dns_mode = if options.no_tap { DnsMode::Off } else { options.dns.unwrap_or_default() };
-        shell.look_for_endpoints(daemon).await?;
+        shell.look_for_endpoints(daemon).await;
         if addressing(options) == Addressing::Clients {
             let tap = shell.tap.as_ref().map_or("-", |(tap, _)| tap.name());
             running.tell(Progress::Ready(format!("ready {} - on {tap}", shell.name)));
@@ -152,7 +155,7 @@ impl Shell {
             dns_mode: DnsMode::Off,
             summary,
             advertise: Vec::new(),
-            endpoints: Vec::new(),
+            endpoints: Default::default(),
         })
     }
 
@@ -195,6 +198,8 @@ impl Shell {
             }
             Event::AddressLost { ip, why } => {
                 report::note(&format!("{}: lost {ip}: {why}", self.name));
+                // Without the address nobody reaches the server that the resolver would ask first.
+                self.undo_dns().await;
                 if let Some((_, link)) = &self.tap {
                     daemon.links.remove_address(link.index, ip).await?;
                 }
@@ -246,26 +251,39 @@ impl Shell {
         }
     }
 
-    /// Tells the engine where this machine can be found, if that has changed.
-    pub(crate) async fn look_for_endpoints(&mut self, daemon: &Arc<Daemon>) -> anyhow::Result<()> {
-        let underlay = Underlay::look(daemon).await?;
-        let lan: Vec<SocketAddr> = underlay.addresses.into_iter().map(|ip| SocketAddr::new(ip, daemon.port)).collect();
-        if lan == self.endpoints {
-            return Ok(());
-        }
-        self.endpoints.clone_from(&lan);
-        let configured = advertised(&self.advertise).await.unwrap_or_default();
-        self.tell(Input::Endpoints { lan, configured }).await;
-        Ok(())
-    }
-
-    /// Undoes everything that outlives a process or a thread.
-    pub(crate) async fn take_down(mut self, daemon: &Arc<Daemon>, slot: usize) {
+    async fn undo_dns(&mut self) {
         if let Some(dns) = self.dns.take()
             && let Err(error) = dns.undo().await
         {
             report::note(&format!("{}: the resolver's settings were not restored: {error:#}", self.name));
         }
+    }
+
+    /// Tells the engine where this machine can be found, if that has changed.
+    pub(crate) async fn look_for_endpoints(&mut self, daemon: &Arc<Daemon>) {
+        let underlay = match Underlay::look(daemon).await {
+            Ok(underlay) => underlay,
+            // Netlink may refuse for a moment; the next look comes soon.
+            Err(error) => return tracing::warn!(%error, "looking at the interfaces"),
+        };
+        let lan: Vec<SocketAddr> = underlay.addresses.into_iter().map(|ip| SocketAddr::new(ip, daemon.port)).collect();
+        let configured = match advertised(&self.advertise).await {
+            Ok(configured) => configured,
+            Err(error) => {
+                tracing::warn!(%error, "looking up what is advertised");
+                self.endpoints.1.clone()
+            }
+        };
+        if (&lan, &configured) == (&self.endpoints.0, &self.endpoints.1) {
+            return;
+        }
+        self.endpoints = (lan.clone(), configured.clone());
+        self.tell(Input::Endpoints { lan, configured }).await;
+    }
+
+    /// Undoes everything that outlives a process or a thread.
+    pub(crate) async fn take_down(mut self, daemon: &Arc<Daemon>, slot: usize) {
+        self.undo_dns().await;
         daemon.set_lane(slot, None);
         self.stop.store(true, Ordering::Relaxed);
         self.tell(Input::Stop).await;

@@ -32,12 +32,27 @@ impl Underlay {
             .collect();
         let mtu = outside.iter().map(|(link, _)| link.mtu).min().unwrap_or(1500);
         let loopback_only = outside.is_empty();
+        // Only the first few fit into an invite: what others reach most likely comes first.
+        let likely = |(link, ip): &&&(Interface, IpAddr)| (!link.leads_out, !is_global(*ip), ip.is_ipv6(), *ip);
+        let mut outside: Vec<_> = outside.iter().collect();
+        outside.sort_by_key(likely);
         let mut addresses: Vec<IpAddr> = outside.iter().map(|(_, ip)| *ip).collect();
         if loopback_only {
             addresses.push(IpAddr::from([127, 0, 0, 1]));
         }
-        addresses.sort_unstable();
         Ok(Self { addresses, mtu: u16::try_from(mtu).unwrap_or(u16::MAX), loopback_only })
+    }
+}
+
+/// Whether the address means the same everywhere, as far as its number tells.
+fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => {
+            // RFC 6598: carriers number their customers' routers so.
+            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+            !v4.is_private() && !shared
+        }
+        IpAddr::V6(v6) => !v6.is_unique_local(),
     }
 }
 

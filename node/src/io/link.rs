@@ -1,6 +1,6 @@
 //! Links, addresses and routes of the kernel, over netlink.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, anyhow};
 use futures::TryStreamExt;
@@ -17,7 +17,10 @@ pub(crate) struct Interface {
     pub(crate) name: String,
     pub(crate) mtu: u32,
     pub(crate) loopback: bool,
-    pub(crate) up: bool,
+    /// Up, and with a carrier.
+    pub(crate) running: bool,
+    /// Whether a default route leads over it.
+    pub(crate) leads_out: bool,
 }
 
 /// A connection to the kernel's routing tables.
@@ -61,13 +64,15 @@ impl Links {
         Ok(())
     }
 
-    /// Every address of every interface that is up.
+    /// Every address of every interface that runs.
     pub(crate) async fn addresses(&self) -> anyhow::Result<Vec<(Interface, IpAddr)>> {
         let links = self.interfaces().await?;
         let mut found = Vec::new();
         let mut messages = self.0.address().get().execute();
         while let Some(message) = messages.try_next().await? {
-            let Some(link) = links.iter().find(|link| link.index == message.header.index && link.up) else { continue };
+            let Some(link) = links.iter().find(|link| link.index == message.header.index && link.running) else {
+                continue;
+            };
             found.extend(addresses_of(&message).map(|ip| (link.clone(), ip)));
         }
         Ok(found)
@@ -87,7 +92,23 @@ impl Links {
         Ok(found)
     }
 
+    /// The interfaces over which default routes lead.
+    async fn ways_out(&self) -> anyhow::Result<Vec<u32>> {
+        let mut found = Vec::new();
+        let filters = [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
+        for filter in filters {
+            let mut messages = self.0.route().get(filter).execute();
+            while let Some(message) = messages.try_next().await? {
+                if message.header.destination_prefix_length == 0 && message.header.table != LOCAL_TABLE {
+                    found.extend(outgoing(&message));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     async fn interfaces(&self) -> anyhow::Result<Vec<Interface>> {
+        let out = self.ways_out().await?;
         let mut found = Vec::new();
         let mut messages = self.0.link().get().execute();
         while let Some(message) = messages.try_next().await? {
@@ -96,7 +117,8 @@ impl Links {
                 name: String::new(),
                 mtu: 0,
                 loopback: message.header.flags.contains(LinkFlags::Loopback),
-                up: message.header.flags.contains(LinkFlags::Up),
+                running: message.header.flags.contains(LinkFlags::Up | LinkFlags::Running),
+                leads_out: out.contains(&message.header.index),
             };
             for attribute in &message.attributes {
                 if let LinkAttribute::IfName(name) = attribute {
@@ -119,20 +141,24 @@ fn addresses_of(message: &AddressMessage) -> impl Iterator<Item = IpAddr> + '_ {
     })
 }
 
+/// Where the kernel keeps its own local and broadcast entries (rtnetlink(7), `RT_TABLE_LOCAL`).
+const LOCAL_TABLE: u8 = 255;
+
+fn outgoing(message: &RouteMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Oif(index) = attribute else { return None };
+        Some(*index)
+    })
+}
+
 fn destination(message: &RouteMessage) -> Option<(Ipv4Net, u32)> {
-    // Table 255 holds the kernel's own local and broadcast entries.
-    if message.header.table == 255 || message.header.destination_prefix_length == 0 {
+    if message.header.table == LOCAL_TABLE || message.header.destination_prefix_length == 0 {
         return None;
     }
-    let mut address = None;
-    let mut index = None;
-    for attribute in &message.attributes {
-        if let RouteAttribute::Destination(RouteAddress::Inet(ip)) = attribute {
-            address = Some(*ip);
-        }
-        if let RouteAttribute::Oif(oif) = attribute {
-            index = Some(*oif);
-        }
-    }
-    Some((Ipv4Net::new(address?, message.header.destination_prefix_length).ok()?, index?))
+    let address = message.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Destination(RouteAddress::Inet(ip)) = attribute else { return None };
+        Some(*ip)
+    });
+    let net = Ipv4Net::new(address?, message.header.destination_prefix_length).ok()?;
+    Some((net, outgoing(message)?))
 }

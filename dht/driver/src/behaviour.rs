@@ -19,6 +19,7 @@ use crate::config::DriverConfig;
 use crate::gate::Gate;
 use crate::hello;
 use crate::hints;
+use crate::lan::Lan;
 use crate::message::MessageCodec;
 
 /// A connection that nothing goes over and nobody wants to keep.
@@ -41,6 +42,11 @@ const MOST_ESTABLISHED: u32 = 1024;
 /// Two are kept; a third is let in so that a peer that restarted can replace a connection that died unseen.
 const MOST_PER_PEER: u32 = 4;
 
+#[cfg(not(test))]
+type OnLan = Toggle<mdns::tokio::Behaviour>;
+#[cfg(test)]
+type OnLan = crate::tests::seen::Seen;
+
 /// The order matters: a gate is told to open before the hello that lets the peer know is sent.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
@@ -50,7 +56,7 @@ pub(crate) struct Behaviour {
     pub(crate) identify: Gate<identify::Behaviour>,
     pub(crate) hello: hello::Behaviour,
     pub(crate) ping: ping::Behaviour,
-    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) mdns: Lan<OnLan>,
 }
 
 /// The names of a namespace's protocols. They tell it to who knows its identifier, and nothing to others.
@@ -125,6 +131,9 @@ fn behaviour(key: &identity::Keypair, config: &DriverConfig, filter: &Arc<Addres
         // Whoever is not on this LAN is reached without it.
         mdns.inspect_err(|error| tracing::warn!(%error, "cannot look for other nodes on the LAN")).ok()
     });
+    let mdns = Toggle::from(mdns);
+    #[cfg(test)]
+    let mdns = OnLan::new(mdns, &config.seen);
     Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         message: Gate::new(message, filter.clone()),
@@ -132,7 +141,7 @@ fn behaviour(key: &identity::Keypair, config: &DriverConfig, filter: &Arc<Addres
         identify: Gate::new(identify, filter.clone()),
         hello: hello::Behaviour::new(filter.clone()),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_TIMEOUT)),
-        mdns: mdns.into(),
+        mdns: Lan::new(mdns),
     }
 }
 

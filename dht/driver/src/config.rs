@@ -30,6 +30,9 @@ pub struct DriverConfig {
     pub filtered: Vec<Ipv4Net>,
     /// Whether addresses told by others may be loopback addresses.
     pub loopback: Loopback,
+    /// Peers that are on the LAN at once.
+    #[cfg(test)]
+    pub(crate) seen: Vec<(PeerId, Multiaddr)>,
     /// For what only has to be different, such as the jitter of retries.
     pub seed: [u8; 32],
 }
@@ -54,6 +57,8 @@ impl DriverConfig {
             mdns: true,
             filtered: Vec::new(),
             loopback: Loopback::Refuse,
+            #[cfg(test)]
+            seen: Vec::new(),
             seed,
         }
     }

@@ -70,7 +70,11 @@ impl<C: Clocks> Driver<C> {
     /// Tries to reach a peer unless it is being tried or is there already.
     pub(crate) fn connect(&mut self, peer: PeerId, wish: Wish) {
         let now = self.now().mono;
-        if peer == *self.swarm.local_peer_id() || self.links.has(peer) || self.dialer.attempt(peer) != Attempt::None {
+        if peer == *self.swarm.local_peer_id() || self.links.is_open(peer) {
+            return;
+        }
+        if self.links.has(peer) || self.dialer.attempt(peer) != Attempt::None {
+            self.dialer.remember(peer, wish);
             return;
         }
         if !self.dialer.may_begin(peer, wish, now) {
@@ -82,21 +86,36 @@ impl<C: Clocks> Driver<C> {
         self.try_known(peer);
     }
 
+    /// First the addresses that somebody named, then those seen on the LAN, then those that others know.
     fn try_known(&mut self, peer: PeerId) {
-        let addresses = self.dialer.addresses(peer, self.book.addresses(&peer));
+        let now = self.now().mono;
+        self.dialer.take_fresh(peer);
+        let mut addresses = self.dialer.addresses(peer, self.book.addresses(&peer), now);
+        if addresses.is_empty() && self.machine.is_joiner() {
+            // A joiner has no other addresses, and a patience of its own.
+            addresses = self.dialer.given(peer);
+        }
         match self.start_dial(peer, addresses) {
             Some(connection) => self.dialer.set_attempt(peer, Attempt::Dialling(connection)),
+            None => self.try_lan(peer),
+        }
+    }
+
+    fn try_lan(&mut self, peer: PeerId) {
+        let addresses = self.dialer.lan_addresses(peer, self.book.addresses(&peer), self.now().mono);
+        match self.start_dial(peer, addresses) {
+            Some(connection) => self.dialer.set_attempt(peer, Attempt::DiallingLan(connection)),
             None => self.look_up(peer),
         }
     }
 
     fn start_dial(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) -> Option<ConnectionId> {
         addresses.retain(|address| !self.filter.is_virtual(address));
-        let options = DialOpts::peer_id(peer)
-            .condition(PeerCondition::Always)
-            .addresses(addresses)
-            .extend_addresses_through_behaviour()
-            .build();
+        if addresses.is_empty() {
+            return None;
+        }
+        // These and no others: libp2p takes whichever answers first, and would add some that were set aside.
+        let options = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses).build();
         let connection = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => Some(connection),
@@ -119,7 +138,9 @@ impl<C: Clocks> Driver<C> {
     }
 
     pub(crate) fn handle_looked_up(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) {
-        addresses.retain(|address| self.filter.is_dialable(address));
+        let now = self.now().mono;
+        addresses = addresses.into_iter().map(|address| split_peer(address).0).collect();
+        addresses.retain(|address| self.filter.is_dialable(address) && !self.dialer.is_aside(peer, address, now));
         if self.links.has(peer) {
             self.dialer.set_attempt(peer, Attempt::None);
         } else if addresses.is_empty() {
@@ -133,31 +154,48 @@ impl<C: Clocks> Driver<C> {
 
     pub(crate) fn handle_dial_failed(&mut self, connection: ConnectionId) {
         self.end_contact_attempt(connection);
-        let is_this =
-            |attempt| attempt == Attempt::Dialling(connection) || attempt == Attempt::DiallingFound(connection);
-        let Some(peer) = self.dialer.waiting_for(is_this) else { return };
+        let Some(peer) = self.dialer.waiting_for(|attempt| attempt.connection() == Some(connection)) else { return };
         if self.links.has(peer) {
             // The peer was faster.
             self.dialer.set_attempt(peer, Attempt::None);
-        } else if self.dialer.attempt(peer) == Attempt::Dialling(connection) {
-            self.look_up(peer);
-        } else {
-            self.give_up(peer);
+            return;
+        }
+        match self.dialer.attempt(peer) {
+            Attempt::Dialling(_) => self.try_lan(peer),
+            Attempt::DiallingLan(_) => self.look_up(peer),
+            Attempt::DiallingFound(_) | Attempt::Looking(_) | Attempt::None => self.give_up(peer),
         }
     }
 
-    /// The last connection to a peer ended before its hello was through.
-    pub(crate) fn greeted_in_vain(&mut self, peer: PeerId, address: Multiaddr) {
-        let again = self.dialer.greeted_in_vain(peer, address);
-        let others = !self.dialer.addresses(peer, self.book.addresses(&peer)).is_empty();
-        if again && others && !self.machine.is_joiner() {
-            self.try_known(peer);
-        } else {
+    /// A connection that this node made ended before its hello was through: other addresses are tried at once.
+    pub(crate) fn greeted_in_vain(&mut self, peer: PeerId, connection: ConnectionId, address: Multiaddr) {
+        let now = self.now().mono;
+        let again = self.dialer.greeted_in_vain(peer, address, self.book.addresses(&peer), now);
+        let attempt = self.dialer.attempt(peer);
+        if attempt.connection() != Some(connection) {
+            return;
+        }
+        if self.links.has(peer) {
+            self.dialer.set_attempt(peer, Attempt::None);
+            return;
+        }
+        if !again || self.machine.is_joiner() {
             self.give_up(peer);
+            return;
+        }
+        match attempt {
+            Attempt::Dialling(_) => self.try_known(peer),
+            Attempt::DiallingLan(_) => self.try_lan(peer),
+            Attempt::DiallingFound(_) | Attempt::Looking(_) | Attempt::None => self.look_up(peer),
         }
     }
 
     fn give_up(&mut self, peer: PeerId) {
+        if !self.links.has(peer) && self.dialer.take_fresh(peer) {
+            // Told while others were being tried, such as those of the LAN, which come first of all.
+            self.try_known(peer);
+            return;
+        }
         let now = self.now();
         let dropped = self.dialer.give_up(peer, now.mono);
         tracing::debug!(%peer, dropped, "cannot be reached");
@@ -177,6 +215,7 @@ impl<C: Clocks> Driver<C> {
         let mut wanted: Vec<PeerId> = voters;
         if !self.machine.is_joiner() && self.is_lonely() {
             wanted.extend(self.book.latest().into_iter().take(MOST_REMEMBERED));
+            wanted.extend(self.dialer.on_lan(now));
             if self.contacts.iter().all(|contact| contact.next.is_none_or(|next| now >= next)) {
                 self.look_up_contacts();
             }

@@ -9,6 +9,8 @@ use libp2p::{Multiaddr, PeerId};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
+use crate::aside::{Aside, Source};
+
 /// Peers that something is known or waits for.
 const MOST_TARGETS: usize = 512;
 /// Messages waiting for one connection, and in all.
@@ -17,7 +19,7 @@ const MOST_WAITING_IN_ALL: usize = 1024;
 /// Addresses tried at once.
 const MOST_ADDRESSES: usize = 16;
 /// Connections made in one attempt whose hello came to nothing, say because another namespace listens there.
-const MOST_GREETINGS: u32 = 4;
+const MOST_GREETINGS: u32 = 16;
 /// Between attempts that this node makes by itself.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -37,20 +39,36 @@ pub(crate) enum Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {
     None,
-    /// A connection to a known address.
+    /// A connection to a named address.
     Dialling(ConnectionId),
+    /// A connection to an address seen on the LAN.
+    DiallingLan(ConnectionId),
     /// A Kademlia lookup of the peer.
     Looking(QueryId),
     /// A connection to a looked up address, the last resort.
     DiallingFound(ConnectionId),
 }
 
+impl Attempt {
+    /// The connection that it is waiting for.
+    pub(crate) fn connection(self) -> Option<ConnectionId> {
+        match self {
+            Self::Dialling(connection) | Self::DiallingLan(connection) | Self::DiallingFound(connection) => {
+                Some(connection)
+            }
+            Self::None | Self::Looking(_) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Target {
-    /// Addresses that the state machine, the configuration or the LAN named.
+    /// Addresses that the state machine or the configuration named.
     given: Vec<Multiaddr>,
-    /// Those of this attempt where the wrong node listens.
-    wrong: Vec<Multiaddr>,
+    /// One of them is new and was not tried yet.
+    fresh: bool,
+    /// Those seen on the LAN, which may belong to another namespace.
+    lan: VecDeque<Multiaddr>,
     greetings: u32,
     attempt: Attempt,
     failures: u32,
@@ -63,6 +81,9 @@ struct Target {
 
 impl Target {
     fn pause_ends(&self) -> Option<Instant> {
+        if self.fresh {
+            return None;
+        }
         let pause = match (self.asked, self.failures) {
             (true, 0) => Duration::ZERO,
             (true, _) => LEAST_PAUSE,
@@ -76,23 +97,57 @@ impl Target {
 #[derive(Debug)]
 pub(crate) struct Dialer {
     targets: BTreeMap<PeerId, Target>,
+    aside: Aside,
     rng: ChaCha8Rng,
     overflowed: u64,
 }
 
 impl Dialer {
     pub(crate) fn new(rng: ChaCha8Rng) -> Self {
-        Self { targets: BTreeMap::new(), rng, overflowed: 0 }
+        Self { targets: BTreeMap::new(), aside: Aside::default(), rng, overflowed: 0 }
     }
 
     /// Adds addresses to those to try for a peer.
     pub(crate) fn note(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>) {
         let target = self.target(peer);
         for address in addresses {
+            target.fresh |= !target.given.contains(&address);
             target.given.retain(|known| *known != address);
             target.given.insert(0, address);
         }
         target.given.truncate(MOST_ADDRESSES);
+    }
+
+    /// Says whether something was given that was not tried yet. From now on it was.
+    pub(crate) fn take_fresh(&mut self, peer: PeerId) -> bool {
+        self.targets.get_mut(&peer).is_some_and(|target| std::mem::take(&mut target.fresh))
+    }
+
+    /// Adds an address that was seen on the LAN. It takes no other one's place, except the oldest of its kind.
+    pub(crate) fn note_lan(&mut self, peer: PeerId, address: Multiaddr) {
+        let target = self.target(peer);
+        if !target.lan.contains(&address) {
+            target.lan.push_front(address);
+            target.lan.truncate(MOST_ADDRESSES);
+        }
+    }
+
+    /// An address is no longer seen on the LAN.
+    pub(crate) fn forget_lan(&mut self, peer: PeerId, address: &Multiaddr) {
+        if let Some(target) = self.targets.get_mut(&peer) {
+            target.lan.retain(|known| known != address);
+        }
+    }
+
+    /// Peers that may be on the LAN.
+    pub(crate) fn on_lan(&self, now: Instant) -> Vec<PeerId> {
+        let usable = |peer: PeerId, target: &Target| target.lan.iter().any(|it| !self.aside.has(peer, it, now));
+        self.targets.iter().filter(|(peer, target)| usable(**peer, target)).map(|(peer, _)| *peer).collect()
+    }
+
+    /// Notes a wish that has to wait for what is being done.
+    pub(crate) fn remember(&mut self, peer: PeerId, wish: Wish) {
+        self.target(peer).asked |= wish == Wish::Asked;
     }
 
     /// Notes a wish and says whether an attempt may begin: none runs, and the pause after the last is over.
@@ -114,16 +169,37 @@ impl Dialer {
         self.targets.iter().filter(|(_, target)| idle(target)).map(|(peer, _)| *peer).collect()
     }
 
-    /// The addresses to try: those given, then those of the book, without those found wrong.
-    pub(crate) fn addresses(&self, peer: PeerId, book: &[Multiaddr]) -> Vec<Multiaddr> {
-        let Some(target) = self.targets.get(&peer) else { return book.to_vec() };
+    /// The addresses to try first: those given, then those of the book, without those set aside.
+    pub(crate) fn addresses(&self, peer: PeerId, book: &[Multiaddr], now: Instant) -> Vec<Multiaddr> {
+        let given = self.targets.get(&peer).map_or(&[][..], |target| &target.given);
+        self.usable(peer, given.iter().chain(book), now)
+    }
+
+    /// Those to try when none of the first answers: seen on the LAN, and neither named nor set aside.
+    pub(crate) fn lan_addresses(&self, peer: PeerId, book: &[Multiaddr], now: Instant) -> Vec<Multiaddr> {
+        let Some(target) = self.targets.get(&peer) else { return Vec::new() };
+        let unnamed = target.lan.iter().filter(|address| !target.given.contains(address) && !book.contains(address));
+        self.usable(peer, unnamed, now)
+    }
+
+    fn usable<'a>(&self, peer: PeerId, all: impl Iterator<Item = &'a Multiaddr>, now: Instant) -> Vec<Multiaddr> {
         let mut addresses: Vec<Multiaddr> = Vec::new();
-        for address in target.given.iter().chain(book) {
-            if !addresses.contains(address) && !target.wrong.contains(address) && addresses.len() < MOST_ADDRESSES {
+        for address in all {
+            let usable = !addresses.contains(address) && !self.aside.has(peer, address, now);
+            if usable && addresses.len() < MOST_ADDRESSES {
                 addresses.push(address.clone());
             }
         }
         addresses
+    }
+
+    /// The addresses that were given, set aside or not.
+    pub(crate) fn given(&self, peer: PeerId) -> Vec<Multiaddr> {
+        self.targets.get(&peer).map(|target| target.given.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn is_aside(&self, peer: PeerId, address: &Multiaddr, now: Instant) -> bool {
+        self.aside.has(peer, address, now)
     }
 
     pub(crate) fn set_attempt(&mut self, peer: PeerId, attempt: Attempt) {
@@ -139,11 +215,25 @@ impl Dialer {
         self.targets.iter().find(|(_, target)| attempt(target.attempt)).map(|(peer, _)| *peer)
     }
 
-    /// A connection was made at this address, and its hello failed. Says whether another try is worth it.
-    pub(crate) fn greeted_in_vain(&mut self, peer: PeerId, address: Multiaddr) -> bool {
+    /// A connection was made at this address, and its hello succeeded.
+    pub(crate) fn greeted(&mut self, peer: PeerId, address: Multiaddr) {
+        self.aside.take_back(peer, address);
+    }
+
+    /// A connection was made at this address, and its hello failed: sets it aside. Says whether another try is worth
+    /// it.
+    pub(crate) fn greeted_in_vain(
+        &mut self,
+        peer: PeerId,
+        address: Multiaddr,
+        book: &[Multiaddr],
+        now: Instant,
+    ) -> bool {
         let target = self.target(peer);
-        target.attempt = Attempt::None;
-        target.wrong.push(address);
+        let is_named = target.given.contains(&address) || book.contains(&address);
+        let source = if is_named || !target.lan.contains(&address) { Source::Named } else { Source::Lan };
+        self.aside.put(peer, address, source, now);
+        let target = self.target(peer);
         target.greetings = target.greetings.saturating_add(1);
         target.greetings < MOST_GREETINGS
     }
@@ -154,7 +244,6 @@ impl Dialer {
         let jitter = self.rng.random_range(100..150);
         let target = self.target(peer);
         target.attempt = Attempt::None;
-        target.wrong.clear();
         target.greetings = 0;
         target.ended = Some(now);
         let doubled = SHORTEST_PAUSE.saturating_mul(1 << target.failures.min(6));
@@ -170,7 +259,6 @@ impl Dialer {
     pub(crate) fn reached(&mut self, peer: PeerId, now: Instant) -> VecDeque<Vec<u8>> {
         let target = self.target(peer);
         target.attempt = Attempt::None;
-        target.wrong.clear();
         target.greetings = 0;
         target.failures = 0;
         // Should it close again at once, it is not redialled at once.
@@ -202,7 +290,8 @@ impl Dialer {
         }
         self.targets.entry(peer).or_insert_with(|| Target {
             given: Vec::new(),
-            wrong: Vec::new(),
+            fresh: false,
+            lan: VecDeque::new(),
             greetings: 0,
             attempt: Attempt::None,
             failures: 0,
@@ -302,18 +391,49 @@ mod tests {
     fn an_address_where_another_namespace_listens_is_not_tried_twice_in_one_attempt() {
         let (mut dialer, peer, now) = dialer();
         dialer.note(peer, [address(1), address(2)]);
-        assert_eq!(dialer.addresses(peer, &[address(3), address(1)]), [address(2), address(1), address(3)]);
-        assert!(dialer.greeted_in_vain(peer, address(2)));
-        assert_eq!(dialer.addresses(peer, &[address(3)]), [address(1), address(3)]);
+        assert_eq!(dialer.addresses(peer, &[address(3), address(1)], now), [address(2), address(1), address(3)]);
+        assert!(dialer.greeted_in_vain(peer, address(2), &[], now));
+        assert!(dialer.greeted_in_vain(peer, address(3), &[address(3)], now));
+        assert_eq!(dialer.addresses(peer, &[address(3)], now), [address(1)]);
         dialer.give_up(peer, now);
-        assert_eq!(dialer.addresses(peer, &[address(3)]).len(), 3);
+        assert_eq!(dialer.addresses(peer, &[address(3)], now), [address(1)]);
+        assert_eq!(dialer.addresses(peer, &[address(3)], now + SHORTEST_PAUSE).len(), 3);
     }
 
     #[test]
-    fn an_attempt_ends_after_four_hellos_in_vain() {
-        let (mut dialer, peer, _) = dialer();
-        let worth: Vec<_> = (0..4).map(|n| dialer.greeted_in_vain(peer, address(n))).collect();
-        assert_eq!(worth, [true, true, true, false]);
+    fn a_new_address_ends_the_pause_and_a_known_one_does_not() {
+        let (mut dialer, peer, now) = dialer();
+        dialer.note(peer, [address(1)]);
+        assert!(dialer.take_fresh(peer) && !dialer.take_fresh(peer));
+        dialer.give_up(peer, now);
+        dialer.note(peer, [address(1)]);
+        assert!(!dialer.may_begin(peer, Wish::Standing, now));
+        dialer.note(peer, [address(2)]);
+        assert!(dialer.may_begin(peer, Wish::Standing, now));
+    }
+
+    #[test]
+    fn addresses_seen_on_the_lan_displace_no_named_one() {
+        let (mut dialer, peer, now) = dialer();
+        dialer.note(peer, [address(1)]);
+        for n in 0..40 {
+            dialer.note_lan(peer, address(n));
+        }
+        assert_eq!(dialer.addresses(peer, &[address(2)], now), [address(1), address(2)]);
+        let lan = dialer.lan_addresses(peer, &[address(39)], now);
+        assert_eq!((lan.len(), &lan[0]), (MOST_ADDRESSES - 1, &address(38)));
+        dialer.greeted_in_vain(peer, address(38), &[], now);
+        assert!(!dialer.lan_addresses(peer, &[], now + LEAST_PAUSE).contains(&address(38)));
+        dialer.forget_lan(peer, &address(37));
+        assert!(!dialer.lan_addresses(peer, &[], now).contains(&address(37)));
+        assert_eq!(dialer.on_lan(now), [peer]);
+    }
+
+    #[test]
+    fn an_attempt_ends_after_sixteen_hellos_in_vain() {
+        let (mut dialer, peer, now) = dialer();
+        let worth: Vec<_> = (0..16).map(|n| dialer.greeted_in_vain(peer, address(n), &[], now)).collect();
+        assert_eq!(worth.iter().position(|worth| !worth), Some(15));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod aside;
 mod behaviour;
 mod book;
 mod config;
@@ -23,6 +24,7 @@ mod frame;
 mod gate;
 mod hello;
 mod hints;
+mod lan;
 mod links;
 mod listen;
 mod machine;

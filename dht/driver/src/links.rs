@@ -29,6 +29,8 @@ pub(crate) enum MadeBy {
 pub(crate) enum Stage {
     /// The hello is on its way.
     Greeting,
+    /// The state machine lets the peer in; that may not be on disk yet.
+    Accepted,
     /// This node has let the peer in.
     Checked,
     /// And the peer has let this node in.
@@ -46,11 +48,19 @@ pub(crate) struct Link {
     keep: Keep,
 }
 
+impl Link {
+    /// Whether its other end has shown nothing yet but a name, and came by itself. It may well have meant another
+    /// namespace of this machine, so it stands in nobody's way.
+    fn is_stranger(&self) -> bool {
+        self.made_by == MadeBy::Them && self.stage == Stage::Greeting
+    }
+}
+
 /// What it meant that a connection ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
     pub(crate) link: Link,
-    /// It was the last one to its peer.
+    /// It was the last one to its peer, strangers aside.
     pub(crate) last: bool,
     /// No open one is left, and this one was.
     pub(crate) disconnected: bool,
@@ -77,8 +87,9 @@ impl Links {
         self.links.iter().filter(move |(_, link)| link.peer == peer).map(|(id, _)| *id)
     }
 
+    /// Whether there is a connection, or the makings of one that this node wanted. A stranger's is none.
     pub(crate) fn has(&self, peer: PeerId) -> bool {
-        self.of(peer).next().is_some()
+        self.links.values().any(|link| link.peer == peer && !link.is_stranger())
     }
 
     pub(crate) fn is_open(&self, peer: PeerId) -> bool {
@@ -108,10 +119,11 @@ impl Links {
 
     pub(crate) fn remove(&mut self, connection: ConnectionId) -> Option<Ended> {
         let link = self.links.remove(&connection)?;
-        let last = !self.has(link.peer);
-        if last {
+        let none_left = !self.has(link.peer);
+        if none_left {
             self.admitted.remove(&link.peer);
         }
+        let last = none_left && !link.is_stranger();
         let disconnected = link.stage == Stage::Open && !self.is_open(link.peer);
         Some(Ended { link, last, disconnected })
     }
@@ -124,7 +136,7 @@ impl Links {
 
     /// The state machine lets this peer in. Nothing is known of it without a connection.
     pub(crate) fn admit(&mut self, peer: PeerId, level: Level) {
-        if self.has(peer) {
+        if self.of(peer).next().is_some() {
             self.admitted.insert(peer, level);
         }
     }
@@ -257,6 +269,30 @@ mod tests {
         assert_eq!((ended.last, ended.disconnected, links.level(peer)), (false, false, Some(Level::Member)));
         let ended = links.remove(id(2)).unwrap();
         assert_eq!((ended.last, ended.disconnected, links.level(peer)), (true, true, None));
+    }
+
+    #[test]
+    fn a_stranger_with_a_known_name_changes_nothing_for_the_connection_that_stands() {
+        let (mut links, peer, now) = links();
+        links.insert(id(1), peer, address(), MadeBy::Them, now);
+        assert!(!links.has(peer));
+        open(&mut links, 2, peer, MadeBy::Us, now);
+        let ended = links.remove(id(1)).unwrap();
+        assert_eq!((ended.last, ended.disconnected, links.level(peer)), (false, false, Some(Level::Member)));
+        links.insert(id(3), peer, address(), MadeBy::Them, now);
+        let ended = links.remove(id(2)).unwrap();
+        assert_eq!((ended.last, ended.disconnected, links.level(peer)), (true, true, None));
+        assert!(!links.remove(id(3)).unwrap().last);
+    }
+
+    #[test]
+    fn an_accepted_stranger_takes_over_from_the_connection_that_ends() {
+        let (mut links, peer, now) = links();
+        open(&mut links, 1, peer, MadeBy::Us, now);
+        links.insert(id(2), peer, address(), MadeBy::Them, now);
+        links.advance(id(2), Stage::Accepted);
+        assert!(!links.remove(id(1)).unwrap().last);
+        assert_eq!(links.level(peer), Some(Level::Member));
     }
 
     #[test]

@@ -78,7 +78,11 @@ impl<C: Clocks> Driver<C> {
                     self.handle_found_on_lan(peer, address);
                 }
             }
-            BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
+            BehaviourEvent::Mdns(mdns::Event::Expired(lost)) => {
+                for (peer, address) in lost {
+                    self.dialer.forget_lan(peer, &split_peer(address).0);
+                }
+            }
         }
     }
 
@@ -99,12 +103,11 @@ impl<C: Clocks> Driver<C> {
         if ended.disconnected {
             self.tell(DriverEvent::Disconnected { peer: link.peer });
         }
-        if ended.last {
-            if link.stage == Stage::Open {
-                self.machine.handle_gone(link.peer, now);
-            } else {
-                self.greeted_in_vain(link.peer, link.address);
-            }
+        if ended.last && link.stage >= Stage::Accepted {
+            self.machine.handle_gone(link.peer, now);
+        }
+        if link.made_by == MadeBy::Us && link.stage < Stage::Open {
+            self.greeted_in_vain(link.peer, connection, link.address);
         }
         self.choose_standing();
         self.next_care = now.mono;
@@ -114,7 +117,10 @@ impl<C: Clocks> Driver<C> {
         let now = self.now();
         match event {
             hello::Event::Asked { peer, connection, request } => match self.machine.handle_hello(peer, &request, now) {
-                Ok(response) => self.after.push(After::Answer { peer, connection, response }),
+                Ok(response) => {
+                    self.links.advance(connection, Stage::Accepted);
+                    self.after.push(After::Answer { peer, connection, response });
+                }
                 Err(reason) => {
                     tracing::debug!(%peer, %reason, "refused a hello");
                     self.swarm.close_connection(connection);
@@ -122,7 +128,10 @@ impl<C: Clocks> Driver<C> {
             },
             hello::Event::Answered { peer, connection, response } => {
                 match self.machine.handle_hello_response(peer, &response, now) {
-                    Ok(()) => self.after.push(After::Confirm { peer, connection }),
+                    Ok(()) => {
+                        self.links.advance(connection, Stage::Accepted);
+                        self.after.push(After::Confirm { peer, connection });
+                    }
                     Err(reason) => {
                         tracing::debug!(%peer, %reason, "refused the answer to a hello");
                         self.swarm.close_connection(connection);
@@ -165,10 +174,13 @@ impl<C: Clocks> Driver<C> {
         }
         if let Some(link) = self.links.get(connection)
             && link.made_by == MadeBy::Us
-            && self.links.level(peer) == Some(Level::Member)
         {
-            self.book.note(peer, [link.address.clone()]);
-            self.name_replica(peer);
+            let address = link.address.clone();
+            if self.links.level(peer) == Some(Level::Member) {
+                self.book.note(peer, [address.clone()]);
+                self.name_replica(peer);
+            }
+            self.dialer.greeted(peer, address);
         }
         let now = self.now();
         for message in self.dialer.reached(peer, now.mono) {
@@ -226,7 +238,9 @@ impl<C: Clocks> Driver<C> {
             }
             request_response::Event::OutboundFailure { peer, error, .. } => {
                 tracing::debug!(%peer, %error, "a message was not delivered");
-                if self.links.has(peer) {
+                if matches!(error, request_response::OutboundFailure::ConnectionClosed) && self.links.is_open(peer) {
+                    // It had been given to another connection, whose end says nothing about the one that stands.
+                } else if self.links.has(peer) {
                     // Nobody answers there, or the peer began anew. To the state machine the peer is gone, so it must
                     // say hello again, and that takes a new connection. The end of the old one is told when it comes.
                     self.close_all(peer);
@@ -291,7 +305,7 @@ impl<C: Clocks> Driver<C> {
         if self.machine.is_joiner() || !self.filter.is_dialable(&address) {
             return;
         }
-        self.dialer.note(peer, [address]);
+        self.dialer.note_lan(peer, address);
         self.connect(peer, Wish::Standing);
     }
 

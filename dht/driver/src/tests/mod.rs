@@ -5,7 +5,9 @@ pub(crate) mod fake;
 mod gate;
 mod nodes;
 mod real;
+pub(crate) mod seen;
 mod store;
+mod twins;
 
 use std::path::PathBuf;
 

@@ -56,10 +56,13 @@ pub(crate) fn in_frame(frame: &[u8]) -> Option<Seen> {
         return None;
     }
     let icmp = Icmpv4Packet::new_checked(packet.payload()).ok()?;
-    let (is_request, data) = match Icmpv4Repr::parse(&icmp, &ChecksumCapabilities::ignored()).ok()? {
-        Icmpv4Repr::EchoRequest { data, .. } => (true, data),
-        Icmpv4Repr::EchoReply { data, .. } => (false, data),
-        _ => return None,
+    let repr = Icmpv4Repr::parse(&icmp, &ChecksumCapabilities::ignored()).ok()?;
+    let (is_request, data) = if let Icmpv4Repr::EchoRequest { data, .. } = repr {
+        (true, data)
+    } else if let Icmpv4Repr::EchoReply { data, .. } = repr {
+        (false, data)
+    } else {
+        return None;
     };
     let probe = Probe::parse(data)?;
     Some(Seen { source: packet.src_addr(), destination: packet.dst_addr(), is_request, probe })

@@ -61,12 +61,13 @@ impl Reference {
         }
     }
 
-    /// A ping from the guest of `from` to the address that the guest of `to` has.
-    pub fn asked(&mut self, world: &World, ping: PingId, from: NodeId, to: NodeId) {
-        let Some(target) = world.address(to) else { return };
-        let expected = self.expect(world, from, target);
+    /// Has the guest of `from` ping an address, and watches what becomes of it.
+    pub fn ping(&mut self, world: &mut World, from: NodeId, to: Ipv4Addr) {
+        let expected = self.expect(world, from, to);
+        // Before it is sent: it may be lost at once.
         let losses = world.all_losses();
-        self.open.push(Open { ping, to: target, asked: world.now(), losses, expected });
+        let ping = world.ping(from, to);
+        self.open.push(Open { ping, to, asked: world.now(), losses, expected });
     }
 
     fn expect(&self, world: &World, from: NodeId, target: Ipv4Addr) -> Expected {

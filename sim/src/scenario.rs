@@ -285,9 +285,7 @@ impl Life {
 
     fn ping_pair(&mut self, a: NodeId, b: NodeId) {
         if let Some(to) = self.world.address(b).filter(|_| self.world.address(a).is_some() && a != b) {
-            // Asked first: what it counts against is what was lost before.
-            let ping = self.world.ping(a, to);
-            self.reference.asked(&self.world, ping, a, b);
+            self.reference.ping(&mut self.world, a, to);
         }
     }
 

@@ -113,11 +113,12 @@ impl Founded {
         let ttl = Duration::from_secs(365 * 86_400);
         let id = CommandId(0);
         namespace.handle_command(Command::Invite { id, uses: 64, ttl, role: Role::Member, hosts: 0, contacts }, now);
-        let invited = std::iter::from_fn(|| namespace.poll_output()).find_map(|output| match output {
-            Output::Event(Event::Invited { outcome, .. }) => outcome.ok(),
-            _ => None,
-        });
-        invited.expect("the creator has the authority key")
+        while let Some(output) = namespace.poll_output() {
+            if let Output::Event(Event::Invited { outcome, .. }) = output {
+                return outcome.expect("the creator has the authority key");
+            }
+        }
+        unreachable!("every command is answered by one event")
     }
 }
 

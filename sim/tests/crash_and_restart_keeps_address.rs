@@ -1,4 +1,5 @@
 //! Processes that are killed and machines that lose power come back with the address they had.
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! Whoever leaves, or releases by DHCP, makes room at once.
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
 use std::time::Duration;
 

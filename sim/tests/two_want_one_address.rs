@@ -1,4 +1,5 @@
 //! One address, several who want it.
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
 use std::time::Duration;
 

@@ -69,9 +69,18 @@ impl World {
         self.log.note(self.now(), id, "wake", &[], String::new);
         self.with(id, |node, at| {
             node.clock.wake(at);
+            // Packets may be faster than timers.
+            node.pump(at);
             node.call(at);
         });
         self.watch.check_all(&self.nodes, self.now());
+    }
+
+    /// Has the overlay thread of a machine do nothing for so long, while its packet threads go on.
+    pub fn stick(&mut self, id: NodeId, time: Duration) {
+        self.log.note(self.now(), id, "stuck", &[], || format!("for {time:?}"));
+        let until = self.now() + time;
+        self.with(id, |node, _| node.stuck_until = until);
     }
 
     /// Cuts these machines off from all others, which stay connected among themselves.

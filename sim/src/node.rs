@@ -125,6 +125,8 @@ pub struct Node {
     /// Drops of the packet threads, by reason, over all processes.
     pub drops: BTreeMap<&'static str, u64>,
     last_call: Duration,
+    /// Its overlay thread does nothing before: a slow disk, or the machine's other work.
+    pub(crate) stuck_until: Duration,
 }
 
 /// What a crash takes.
@@ -162,6 +164,7 @@ impl Node {
             effects: Vec::new(),
             drops: BTreeMap::new(),
             last_call: Duration::ZERO,
+            stuck_until: Duration::ZERO,
         }
     }
 
@@ -280,7 +283,8 @@ impl Node {
             && let Some(now) = self.glance(at)
             && let Some(process) = &self.process
         {
-            let (overlay, care) = process.driver.poll_timeout();
+            let (overlay, care) =
+                if at < self.stuck_until { (None, self.stuck_until) } else { process.driver.poll_timeout() };
             let engine = process.engine.as_ref().and_then(|engine| engine.poll_timeout(now)).map(|(at, _)| at);
             let deadlines = [overlay, engine].into_iter().flatten().map(|instant| self.clock.true_time(instant));
             next = deadlines.fold(next.min(care).min(self.last_call + LONGEST_SLEEP), Duration::min);
@@ -305,7 +309,9 @@ impl Node {
         if let Some(moment) = self.moment(at)
             && let Some(process) = &mut self.process
         {
-            process.driver.handle_timeout(moment);
+            if at >= self.stuck_until {
+                process.driver.handle_timeout(moment);
+            }
             if let Some(engine) = &mut process.engine
                 && engine.poll_timeout(moment.now).is_some_and(|(at, _)| at <= moment.now.mono)
             {
@@ -331,6 +337,9 @@ impl Node {
     fn pump_driver(&mut self, at: Duration) -> bool {
         let Some(moment) = self.moment(at) else { return false };
         let Some(process) = &mut self.process else { return false };
+        if at < self.stuck_until {
+            return false;
+        }
         process.driver.turn(&mut self.disk, moment);
         let mut any = false;
         while let Some(wish) = self.process.as_mut().and_then(|process| process.driver.poll_wish()) {

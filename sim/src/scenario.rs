@@ -43,7 +43,8 @@ pub struct Report {
 /// Runs the life of this seed, and says what it came to or what broke; the world is left as it was then.
 pub fn run(seed: u64, trace: Trace) -> (World, Result<Report, Failure>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x7363_656e);
-    let mut life = Life { world: World::new(setup(seed, trace, &mut rng)), reference: Reference::default(), rng };
+    let world = World::new(setup(seed, trace, &mut rng));
+    let mut life = Life { world, reference: Reference::default(), rng, stuck_until: Duration::ZERO };
     let result = life.live();
     (life.world, result)
 }
@@ -64,6 +65,7 @@ struct Life {
     world: World,
     reference: Reference,
     rng: ChaCha8Rng,
+    stuck_until: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +88,7 @@ enum Transition {
     Roam,
     Spoof,
     Forge,
+    Stick,
     Wait,
 }
 
@@ -121,7 +124,7 @@ const TRANSITIONS: [Transition; 32] = [
     Transition::Spoof,
     Transition::Forge,
     Transition::Forge,
-    Transition::Wait,
+    Transition::Stick,
     Transition::Wait,
 ];
 
@@ -191,6 +194,13 @@ impl Life {
             Transition::Forge => self.lie(|world, a, b, source| {
                 world.forge(a, b, source);
             }),
+            Transition::Stick => {
+                let time = Duration::from_millis(self.rng.random_range(10..120_000));
+                self.on_one(Node::is_running, |world, id| world.stick(id, time));
+                // Whoever is stuck cannot be asked.
+                self.stuck_until = self.stuck_until.max(self.world.now() + time);
+                self.disturb();
+            }
             Transition::Wait => {}
         }
         Ok(())
@@ -198,7 +208,8 @@ impl Life {
 
     fn disturb(&mut self) {
         let world = &self.world;
-        let broken = world.nodes().iter().any(|node| !node.is_running()) || !world.network.is_good();
+        let stuck = world.now() < self.stuck_until;
+        let broken = stuck || world.nodes().iter().any(|node| !node.is_running()) || !world.network.is_good();
         self.reference.disturb(world.now(), broken);
     }
 
@@ -216,7 +227,7 @@ impl Life {
         if id != NodeId(0) && self.world.node(id).is_running() && self.world.node(id).engine().is_some() {
             let reply = self.world.leave(id)?;
             self.disturb();
-            if !matches!(reply, Reply::Left | Reply::Failed(_)) {
+            if !matches!(reply, Reply::Left | Reply::Failed(_)) && self.world.now() >= self.stuck_until {
                 return Err(self.world.failure(format!("{id} left with {reply:?}")));
             }
         }
@@ -319,6 +330,7 @@ impl Life {
 
     /// Repairs everything, and waits until everybody has an address.
     fn mend(&mut self) -> Result<(), Failure> {
+        self.pass(self.stuck_until.saturating_sub(self.world.now()))?;
         self.world.heal();
         self.world.set_quality(Quality::GOOD);
         for id in self.world.nodes().iter().map(|node| node.id).collect::<Vec<_>>() {

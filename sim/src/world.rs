@@ -207,6 +207,9 @@ impl World {
             What::KeepAlive(id) => self.overlay_keep_alive(id),
             What::Synced { node, process } => {
                 let current = &self.nodes[node.index()];
+                if let Some(wait) = current.stuck_until.checked_sub(self.now).filter(|wait| !wait.is_zero()) {
+                    return self.schedule(wait, What::Synced { node, process });
+                }
                 if current.process.is_some() && current.processes == process {
                     self.log.note(self.now, node, "synced", &[], String::new);
                     self.with(node, |node, at| node.handle_synced(at));

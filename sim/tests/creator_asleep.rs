@@ -37,3 +37,21 @@ fn nobody_forwards_from_an_address_whose_lease_is_over_and_all_come_back() {
     world.run_for(2 * SECOND).unwrap();
     world.ping_and_wait(own, client, 5 * SECOND).unwrap();
 }
+
+#[test]
+fn nor_while_the_thread_that_would_tell_of_the_end_is_stuck() {
+    let mut world = World::new(Setup { lease: 60 * SECOND, ..Setup::new(52) });
+    let (a, b) = (world.add(Addressing::Own), world.add(Addressing::Clients));
+    world.wait_for_addresses(&[CREATOR, a, b], 30 * SECOND).unwrap();
+    world.ping_and_wait(a, b, 5 * SECOND).unwrap();
+    world.sleep(CREATOR);
+    world.stick(a, 200 * SECOND);
+    world.stick(b, 200 * SECOND);
+    let (start, to) = (world.now(), world.address(b).unwrap());
+    while world.now() < start + 100 * SECOND {
+        // A frame from an address whose lease is over would be noticed.
+        world.ping(a, to);
+        world.run_for(SECOND / 4).unwrap();
+    }
+    assert!(world.watch.left[&a] < start + 61 * SECOND);
+}

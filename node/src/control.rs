@@ -15,7 +15,7 @@ use engine::{Engine, NamespaceStatus, Output, Request, RequestId, Snapshot};
 use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::inbound::Drops;
+use crate::inbound::{Drops, Place};
 use crate::io::clock::SystemClock;
 use crate::io::tap::Tap;
 use crate::io::udp::DataSocket;
@@ -30,9 +30,9 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 /// What the control thread is told.
 pub(crate) enum Input {
     Frame { frame: Vec<u8>, offload: Offload },
-    Datagram { from: SocketAddr, datagram: Vec<u8> },
-    Opened { peer: PeerId, kind: tunnel::Kind, payload: Vec<u8> },
-    Roamed { roamed: Roamed, from: SocketAddr },
+    Datagram { from: SocketAddr, datagram: Vec<u8>, place: Place },
+    Opened { peer: PeerId, kind: tunnel::Kind, payload: Vec<u8>, place: Place },
+    Roamed { roamed: Roamed, from: SocketAddr, place: Place },
     TooBig { to: SocketAddr, size: usize },
     TapGone,
     Overlay(dht::Event),
@@ -92,9 +92,18 @@ impl Control {
         let engine = &mut self.engine;
         match input {
             Input::Frame { frame, offload } => engine.handle_frame(&frame, offload, now),
-            Input::Datagram { from, datagram } => engine.handle_datagram(from, &datagram, now),
-            Input::Opened { peer, kind, payload } => engine.handle_opened(peer, kind, &payload, now),
-            Input::Roamed { roamed, from } => engine.handle_roamed(roamed, from, now),
+            Input::Datagram { from, datagram, place } => {
+                engine.handle_datagram(from, &datagram, now);
+                drop(place);
+            }
+            Input::Opened { peer, kind, payload, place } => {
+                engine.handle_opened(peer, kind, &payload, now);
+                drop(place);
+            }
+            Input::Roamed { roamed, from, place } => {
+                engine.handle_roamed(roamed, from, now);
+                drop(place);
+            }
             Input::TooBig { to, size } => {
                 // The kernel does not say how much would pass; the next smaller usual size is tried.
                 let outer = if size + 48 > 1500 { 1500 } else { 1280 };

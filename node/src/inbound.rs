@@ -1,8 +1,11 @@
 //! The inbound thread: data socket → open → TAP, for all namespaces of the daemon.
+//!
+//! What comes from outside may fill only its [`Share`] of control's queue: strangers a small one, members half of it.
+//! The rest is for this machine's frames and for the overlay.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,16 +34,72 @@ pub(crate) struct Lane {
 /// The namespaces by slot.
 pub(crate) type Lanes = [Option<Arc<Lane>>; SLOTS];
 
-/// Drops counted by the packet threads. Locked only when something is dropped.
+/// What the packet threads count and control reads. Locked only when something is dropped.
 #[derive(Default)]
-pub(crate) struct Drops(Mutex<BTreeMap<&'static str, u64>>);
+pub(crate) struct Drops {
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+    strangers: AtomicUsize,
+    members: AtomicUsize,
+}
 
 impl Drops {
     pub(crate) fn count(&self, reason: &'static str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
     }
     pub(crate) fn read(&self) -> BTreeMap<&'static str, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn waiting(&self, share: Share) -> &AtomicUsize {
+        match share {
+            Share::Strangers => &self.strangers,
+            Share::Members => &self.members,
+        }
+    }
+}
+
+/// Whose part of control's queue an input takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    /// Handshakes, and indices without a session: anybody can send them.
+    Strangers,
+    /// What names or comes through a session.
+    Members,
+}
+
+impl Share {
+    /// How many may wait at once.
+    fn limit(self) -> usize {
+        match self {
+            Self::Strangers => 256,
+            Self::Members => 2048,
+        }
+    }
+    fn overflow(self) -> &'static str {
+        match self {
+            Self::Strangers => "too-many-from-strangers",
+            Self::Members => "too-many-from-members",
+        }
+    }
+}
+
+/// A place in control's queue, given back when control has done with the input.
+pub(crate) struct Place {
+    drops: Arc<Drops>,
+    share: Share,
+}
+
+impl Place {
+    fn take(drops: &Arc<Drops>, share: Share) -> Option<Self> {
+        let before = drops.waiting(share).fetch_add(1, Ordering::Relaxed);
+        let place = Self { drops: Arc::clone(drops), share };
+        (before < share.limit()).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.drops.waiting(self.share).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -63,36 +122,48 @@ pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClo
 }
 
 fn one(lanes: &Lanes, from: SocketAddr, datagram: &mut [u8], now: Now) {
-    let Some(index) = tunnel::receiver_index(datagram) else {
-        // A handshake does not say for whom: each namespace looks for its own mark.
-        for lane in lanes.iter().flatten() {
-            lane.hand_over(Input::Datagram { from, datagram: datagram.to_vec() });
+    if let Some(index) = tunnel::receiver_index(datagram) {
+        match &lanes[(index >> SLOT_SHIFT) as usize] {
+            Some(lane) => lane.receive(index, from, datagram, now),
+            None => count(lanes, "no-such-slot"),
         }
-        return;
-    };
-    let Some(lane) = &lanes[(index >> SLOT_SHIFT) as usize] else { return };
-    lane.receive(from, datagram, now);
+    } else if fast::is_init(datagram) {
+        // It does not say for whom: each namespace looks for its own mark.
+        for lane in lanes.iter().flatten() {
+            lane.hand_over(Share::Strangers, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
+        }
+    } else {
+        count(lanes, "not-a-message");
+    }
+}
+
+/// What is nobody's is counted by each.
+fn count(lanes: &Lanes, reason: &'static str) {
+    lanes.iter().flatten().for_each(|lane| lane.drops.count(reason));
 }
 
 impl Lane {
-    fn receive(&self, from: SocketAddr, datagram: &mut [u8], now: Now) {
+    fn receive(&self, index: u32, from: SocketAddr, datagram: &mut [u8], now: Now) {
         let snapshot = self.snapshot.load();
+        let share = if snapshot.receiving.contains_key(&index) { Share::Members } else { Share::Strangers };
+        let sealed = |datagram: &[u8]| {
+            self.hand_over(share, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
+        };
         if !snapshot.is_usable(now.owner) {
-            return self.hand_over(Input::Datagram { from, datagram: datagram.to_vec() });
+            return sealed(datagram);
         }
-        // Opening happens in place, so what control may need sealed is copied before: only for kinds that are not
-        // plain, which are rare.
         let (arrival, roamed) = fast::inbound(&snapshot, from, datagram);
         match arrival {
             Arrival::Frame { offload, header, packet } => self.write(offload, &header, packet),
             Arrival::Opened { peer, kind, payload } => {
-                self.hand_over(Input::Opened { peer, kind, payload: payload.to_vec() });
+                let opened = |place| Input::Opened { peer, kind, payload: payload.to_vec(), place };
+                self.hand_over(Share::Members, opened);
             }
             Arrival::Dropped(reason) => self.drops.count(reason),
-            Arrival::Control => self.hand_over(Input::Datagram { from, datagram: datagram.to_vec() }),
+            Arrival::Control => sealed(datagram),
         }
         if let Some(roamed) = roamed {
-            self.hand_over(Input::Roamed { roamed, from });
+            self.hand_over(Share::Members, |place| Input::Roamed { roamed, from, place });
         }
     }
 
@@ -103,9 +174,137 @@ impl Lane {
         }
     }
 
-    fn hand_over(&self, input: Input) {
-        if self.control.try_send(input).is_err() {
+    /// Copies nothing before there is room for it.
+    fn hand_over(&self, share: Share, input: impl FnOnce(Place) -> Input) {
+        let Some(place) = Place::take(&self.drops, share) else { return self.drops.count(share.overflow()) };
+        if self.control.try_send(input(place)).is_err() {
             self.drops.count("control-queue-full");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, sync_channel};
+
+    use dht::clock::{BootId, OwnerTime, ReplicaTime};
+    use dht::identity::SecretKey;
+    use engine::{Addressing, Config, Engine, Hostname};
+    use tunnel::Tunnel;
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    const SLOT: usize = 2;
+
+    #[expect(clippy::disallowed_methods, reason = "a test needs one real instant as origin")]
+    fn now() -> Now {
+        Now {
+            mono: std::time::Instant::now(),
+            owner: OwnerTime::default(),
+            replica: ReplicaTime::default(),
+            boot: BootId([0; 16]),
+            unix_s: 0,
+        }
+    }
+
+    fn engine() -> Engine {
+        let identity = SecretKey::from_seed(&[1; 32]);
+        let tunnel = tunnel::Config {
+            namespace: [0; 32],
+            identity: identity.peer_id(),
+            secret: Zeroizing::new([2; 32]),
+            credential_hash: [0; 32],
+            slot: SLOT as u8,
+            instance: 1,
+            outer_mtu: 1500,
+            heads: [0; 8],
+            suites: tunnel::Suites::default(),
+        };
+        let config = Config {
+            name: "lab".into(),
+            namespace: [0; 32],
+            range: "10.70.0.0/24".parse().unwrap(),
+            service: [10, 70, 0, 1].into(),
+            zone: "lab.internal".into(),
+            mtu: 1400,
+            identity,
+            instance: 1,
+            addressing: Addressing::Clients,
+            hostname: Hostname::Default("node".into()),
+            tap_mac: [2; 6],
+            gateway_mac: [6; 6],
+            loopback_underlay: false,
+        };
+        Engine::new(config, Tunnel::new(tunnel, 0, [3; 32], now().mono), [4; 32], now())
+    }
+
+    fn lanes(queue: usize) -> (Box<Lanes>, Arc<Lane>, Receiver<Input>) {
+        let (control, inputs) = sync_channel(queue);
+        let snapshot = Arc::new(ArcSwap::new(engine().snapshot()));
+        let lane = Arc::new(Lane { snapshot, tap: None, control, drops: Arc::default() });
+        let mut lanes: Box<Lanes> = Box::default();
+        lanes[SLOT] = Some(Arc::clone(&lane));
+        (lanes, lane, inputs)
+    }
+
+    fn message(kind: u8, second: u8, length: usize, slot: u8) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        bytes[..2].copy_from_slice(&[kind, second]);
+        bytes[4] = slot << 4;
+        bytes[8] = slot << 4;
+        bytes
+    }
+
+    fn arrive(lanes: &Lanes, mut datagram: Vec<u8>) {
+        one(lanes, SocketAddr::from(([192, 0, 2, 1], 4000)), &mut datagram, now());
+    }
+
+    #[test]
+    fn what_is_no_message_is_counted_and_never_copied_to_control() {
+        let (lanes, lane, inputs) = lanes(64);
+        let slot = SLOT as u8;
+        let none = [
+            vec![],
+            vec![0xff; 60_000],
+            message(1, 1, 203, 0),
+            message(1, 1, 1201, 0),
+            message(1, 2, 300, 0),
+            message(2, 1, 151, slot),
+            message(3, 1, 65, slot),
+            message(4, 0, 31, slot),
+            message(4, 9, 100, slot),
+            message(5, 1, 300, slot),
+        ];
+        let count = none.len() as u64;
+        none.into_iter().for_each(|datagram| arrive(&lanes, datagram));
+        arrive(&lanes, message(4, 0, 100, slot + 1));
+        assert!(inputs.try_recv().is_err());
+        assert_eq!(lane.drops.read(), BTreeMap::from([("not-a-message", count), ("no-such-slot", 1)]));
+        let all = [message(1, 1, 204, 0), message(2, 1, 152, slot), message(3, 1, 64, slot), message(4, 0, 32, slot)];
+        all.into_iter().for_each(|datagram| arrive(&lanes, datagram));
+        assert_eq!(inputs.try_iter().count(), 4);
+    }
+
+    #[test]
+    fn strangers_leave_room_in_the_queue_and_get_theirs_back() {
+        let (lanes, lane, inputs) = lanes(4096);
+        let flood = || (0..5000).for_each(|_| arrive(&lanes, message(1, 1, 300, 0)));
+        flood();
+        (0..5000).for_each(|_| arrive(&lanes, message(4, 0, 300, SLOT as u8)));
+        assert_eq!(lane.drops.read()["too-many-from-strangers"], 10_000 - 256);
+        assert!(lane.control.try_send(Input::TapGone).is_ok());
+        assert_eq!(inputs.try_iter().count(), 256 + 1);
+        flood();
+        assert_eq!(inputs.try_iter().count(), 256);
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_place_back() {
+        let (lanes, lane, inputs) = lanes(1);
+        (0..1000).for_each(|_| arrive(&lanes, message(1, 1, 300, 0)));
+        assert_eq!(lane.drops.read(), BTreeMap::from([("control-queue-full", 999)]));
+        drop(inputs);
+        assert_eq!(lane.drops.strangers.load(Ordering::Relaxed), 0);
     }
 }

@@ -4,6 +4,7 @@
 //! → frame. Anything that is not plain goes to the engine.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use bridge::{Inbound, Offload, Outbound, segment};
 use libp2p_identity::PeerId;
@@ -17,6 +18,8 @@ const MAX_SEGMENTS: usize = 64;
 const MAX_RUN: usize = 65_000;
 /// Bytes of offload meaning in front of a packet of [`Kind::Offloaded`].
 const OFFLOAD_BYTES: usize = 8;
+/// Sizes of a handshake's first message, as the tunnel has them.
+const INIT_SIZES: RangeInclusive<usize> = 204..=1200;
 
 /// What became of a frame or datagram.
 #[derive(Debug, PartialEq, Eq)]
@@ -196,6 +199,12 @@ pub(crate) fn split_offload(payload: &[u8]) -> Result<(Offload, &[u8]), &'static
     let Some((meaning, packet)) = payload.split_first_chunk::<OFFLOAD_BYTES>() else { return Err("short-offload") };
     let offload = Offload::from_wire(*meaning, packet).map_err(|reason| reason.as_str())?;
     Ok((offload, packet))
+}
+
+/// Whether it has the type, version and size of a handshake's first message, which alone names no index. Whether it is
+/// one, and for whom, the tunnel finds out.
+pub fn is_init(datagram: &[u8]) -> bool {
+    matches!(datagram, [1, 1, 0, 0, ..]) && INIT_SIZES.contains(&datagram.len())
 }
 
 /// Kinds 0 and 1 of a data message: the kind stands in the clear, and the seal covers it.

@@ -1,6 +1,6 @@
 //! The loop: one thing happens, the state machine is told, its writes reach the disk, the rest of its wishes is done.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use libp2p::kad::{self, Record, RecordKey};
+use libp2p::request_response::OutboundRequestId;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, Swarm};
 use rand::{RngExt, SeedableRng};
@@ -134,6 +135,8 @@ pub(crate) struct Driver<C> {
     pub(crate) hints: Hints,
     pub(crate) contacts: Vec<Contact>,
     pub(crate) lookups: FuturesUnordered<BoxFuture<'static, Found>>,
+    /// Messages that libp2p may have given to a connection that is not open.
+    pub(crate) doubtful: HashMap<OutboundRequestId, Vec<u8>>,
     /// For the node.
     pub(crate) untold: VecDeque<DriverEvent>,
     pub(crate) after: Vec<After>,
@@ -158,6 +161,7 @@ impl<C: Clocks> Driver<C> {
             store: Arc::new(store),
             hints: Hints::default(),
             lookups: FuturesUnordered::new(),
+            doubtful: HashMap::new(),
             untold: VecDeque::new(),
             after: Vec::new(),
             next_care: now.mono,

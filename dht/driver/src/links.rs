@@ -96,6 +96,11 @@ impl Links {
         self.links.values().any(|link| link.peer == peer && link.stage == Stage::Open)
     }
 
+    /// Whether some connection to this peer is not open, or not yet.
+    pub(crate) fn is_mixed(&self, peer: PeerId) -> bool {
+        self.links.values().any(|link| link.peer == peer && link.stage != Stage::Open)
+    }
+
     pub(crate) fn level(&self, peer: PeerId) -> Option<Level> {
         self.admitted.get(&peer).copied()
     }

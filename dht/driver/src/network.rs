@@ -4,7 +4,7 @@ use dht::Level;
 use dht::identity::PublicKey;
 use dht::token::{Contact, ContactAddress, MAX_ADDRESSES};
 use libp2p::kad::{self, GetClosestPeersOk, InboundRequest, QueryResult};
-use libp2p::request_response::{self, Message};
+use libp2p::request_response::{self, Message, OutboundFailure};
 use libp2p::swarm::{self, ConnectionId};
 use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
 
@@ -21,6 +21,8 @@ pub(crate) type SwarmEvent = swarm::SwarmEvent<BehaviourEvent>;
 
 /// Addresses taken from one peer's identify.
 const MOST_TOLD: usize = 16;
+/// Messages kept in case their connection never opens.
+const MOST_DOUBTFUL: usize = 256;
 
 impl<C: Clocks> Driver<C> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "libp2p's enum, which grows")]
@@ -236,10 +238,14 @@ impl<C: Clocks> Driver<C> {
                 let _ = self.swarm.behaviour_mut().message.inner().send_response(channel, ());
                 self.machine.handle_message(peer, &request, now);
             }
-            request_response::Event::OutboundFailure { peer, error, .. } => {
+            request_response::Event::OutboundFailure { peer, error, request_id, .. } => {
                 tracing::debug!(%peer, %error, "a message was not delivered");
-                if matches!(error, request_response::OutboundFailure::ConnectionClosed) && self.links.is_open(peer) {
+                let doubtful = self.doubtful.remove(&request_id);
+                if matches!(error, OutboundFailure::ConnectionClosed) && self.links.is_open(peer) {
                     // It had been given to another connection, whose end says nothing about the one that stands.
+                    if let Some(message) = doubtful {
+                        self.send(peer, message);
+                    }
                 } else if self.links.has(peer) {
                     // Nobody answers there, or the peer began anew. To the state machine the peer is gone, so it must
                     // say hello again, and that takes a new connection. The end of the old one is told when it comes.
@@ -248,9 +254,10 @@ impl<C: Clocks> Driver<C> {
                     self.machine.handle_gone(peer, now);
                 }
             }
-            request_response::Event::Message { message: Message::Response { .. }, .. }
-            | request_response::Event::InboundFailure { .. }
-            | request_response::Event::ResponseSent { .. } => {}
+            request_response::Event::Message { message: Message::Response { request_id, .. }, .. } => {
+                self.doubtful.remove(&request_id);
+            }
+            request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => {}
         }
     }
 
@@ -312,7 +319,14 @@ impl<C: Clocks> Driver<C> {
     /// What a message to be sent needs: a connection now, or one that is waited for.
     pub(crate) fn send(&mut self, to: PeerId, message: Vec<u8>) {
         if self.links.is_open(to) {
-            self.swarm.behaviour_mut().message.inner().send_request(&to, message);
+            // libp2p takes any connection to the peer, in turn: one that is not open keeps the message until it ends.
+            let copy = self.links.is_mixed(to).then(|| message.clone());
+            let request = self.swarm.behaviour_mut().message.inner().send_request(&to, message);
+            if let Some(copy) = copy
+                && self.doubtful.len() < MOST_DOUBTFUL
+            {
+                self.doubtful.insert(request, copy);
+            }
             return;
         }
         self.dialer.wait(to, message);

@@ -1,5 +1,6 @@
 //! Two namespaces on the same two machines: one name and two ports on each, and everybody sees all four.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dht::NamespaceId;
@@ -105,20 +106,22 @@ async fn who_comes_by_mistake_is_sent_away_and_the_connection_that_stands_is_not
     config.seen = a.seen().into_iter().take(2).collect();
     config.peers = a.addresses(0).to_vec();
     let mut astray = b.start(1, config, "astray").await;
-    for n in 0..50 {
+    for n in 0..200 {
         listener.signal(caller.peer, &[n]).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    // No message is lost to a connection that was let in by mistake, and none brings down the one that stands.
+    let mut arrived = BTreeSet::new();
+    while arrived.len() < 200 {
+        let next = |event| {
+            assert!(!matches!(event, DriverEvent::Disconnected { .. }));
+            let DriverEvent::Core(dht::Event::Signal { message, .. }) = event else { return None };
+            Some(message)
+        };
+        arrived.insert(caller.wait("a message", next).await);
     }
     astray.gone(listener.peer).await;
     assert!(!astray.told().contains(&DriverEvent::Connected { peer: listener.peer }));
-    let told = [listener.told(), caller.told()].concat();
-    let disturbed = |event: &DriverEvent| matches!(event, DriverEvent::Disconnected { .. });
-    assert!(!told.iter().any(disturbed), "{told:?}");
-    listener.signal(caller.peer, b"still here").await;
-    caller
-        .wait("the last message", |event| {
-            let DriverEvent::Core(dht::Event::Signal { message, .. }) = event else { return None };
-            (message == b"still here").then_some(())
-        })
-        .await;
+    let told = listener.told();
+    assert!(!told.iter().any(|event| matches!(event, DriverEvent::Disconnected { .. })), "{told:?}");
 }

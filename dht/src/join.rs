@@ -116,7 +116,8 @@ impl std::fmt::Debug for Joiner {
 }
 
 impl Joiner {
-    /// Begins with a token for the namespace that the user called `name`; `data` is the X25519 secret.
+    /// Begins with a token for the namespace that the user called `name`, which is its name or its identifier;
+    /// `data` is the X25519 secret.
     pub fn new(
         identity: SecretKey,
         data: Zeroizing<[u8; 32]>,
@@ -371,7 +372,7 @@ impl Joiner {
         };
         start.genesis.verify(&self.ns).map_err(JoinError::Config)?;
         let name = &start.genesis.first.config().name;
-        if *name != self.expected_name {
+        if *name != self.expected_name && self.ns.to_string() != self.expected_name {
             return Err(JoinError::Name { wanted: self.expected_name.clone(), actual: name.clone() });
         }
         if start.genesis.first.judge(&config, &self.ns).map_err(JoinError::Config)? == Verdict::Older {

@@ -156,6 +156,17 @@ fn an_invite_for_a_namespace_of_another_name_fails_by_name() {
 }
 
 #[test]
+fn the_identifier_is_accepted_as_the_name() {
+    let mut world = World::with_founders("office", 1, TODAY);
+    let token = world.invite(1);
+    let named = token.ns.to_string();
+    let mut newcomer = Newcomer::new(Token::parse(&token.to_text()).unwrap(), 9);
+    newcomer.joiner = Joiner::new(key(9), data(9), &named, token, &Image::new(), [9; 32], now());
+    newcomer.run(&mut world, now());
+    assert!(matches!(&newcomer.end, Some(JoinerEvent::Joined { name, .. }) if name == "office"), "{:?}", newcomer.end);
+}
+
+#[test]
 fn an_expired_invite_fails_after_everybody_was_asked() {
     let mut world = World::new();
     let token = world.invite_as(1, Role::Member, Duration::from_secs(60), 0);

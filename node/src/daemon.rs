@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use dht::NamespaceId;
+use dht::token::Token;
 use engine::{NamespaceStatus, Reply, Request, RequestId};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::inbound::{self, Lane, Lanes, SLOTS};
 use crate::io::clock::SystemClock;
@@ -38,6 +39,8 @@ pub(crate) struct Daemon {
     lanes: Arc<ArcSwap<Lanes>>,
     namespaces: Mutex<BTreeMap<NamespaceId, Arc<Running>>>,
     requests: AtomicU64,
+    /// Calls of the control socket under way.
+    calls: watch::Sender<usize>,
     _lock: std::fs::File,
 }
 
@@ -58,6 +61,7 @@ impl Daemon {
             lanes: Arc::new(ArcSwap::from_pointee(std::array::from_fn(|_| None))),
             namespaces: Mutex::new(BTreeMap::new()),
             requests: AtomicU64::new(1),
+            calls: watch::Sender::new(0),
             state,
             _lock: lock,
         });
@@ -77,13 +81,23 @@ impl Daemon {
         Ok(())
     }
 
-    /// Prepares and runs a namespace; one that runs already is returned as it is.
-    pub(crate) async fn run(self: &Arc<Self>, start: Start) -> anyhow::Result<Arc<Running>> {
+    /// Prepares and runs a namespace; one that runs already is returned as it is. With it come things worth a note.
+    pub(crate) async fn run(self: &Arc<Self>, start: Start) -> anyhow::Result<(Arc<Running>, Vec<String>)> {
+        if let Some(port) = start.options().port.filter(|port| *port != self.port) {
+            bail!("overlay runs here on port {}, for all its namespaces; end it first to use --port {port}", self.port);
+        }
+        self.make_way(&start).await;
         let mut namespaces = self.namespaces.lock().await;
+        namespaces.retain(|_, running| !running.is_over());
         if let Some(running) = already_running(&namespaces, &start) {
-            return Ok(running);
+            if start.recovery().is_some() {
+                bail!(launch::ONLY_WHEN_FOUNDED);
+            }
+            let notes = running.summary().map_or(Vec::new(), |summary| start.notes(summary.range, summary.lease));
+            return Ok((running, notes));
         }
         let known = self.state.namespaces()?.len();
+        let wanted = start.clone();
         let prepared = launch::prepare(&self.state, start, self.port, self.clock.now())?;
         let others = namespaces.values().filter(|running| running.id != prepared.dir.id);
         let ranges: Vec<_> = others.filter_map(|other| Some((other.summary()?.range, other.alias()))).collect();
@@ -96,18 +110,62 @@ impl Daemon {
             }
             return Err(error);
         }
-        self.begin(&mut namespaces, prepared)
+        let notes = prepared.summary.as_ref().map_or(Vec::new(), |summary| wanted.notes(summary.range, summary.lease));
+        Ok((self.begin(&mut namespaces, prepared)?, notes))
     }
 
-    /// Runs every namespace that is known here.
-    pub(crate) async fn run_all(self: &Arc<Self>) -> anyhow::Result<Vec<Arc<Running>>> {
-        let mut namespaces = self.namespaces.lock().await;
-        let mut running = Vec::new();
-        for (dir, settings) in self.state.namespaces()? {
-            let prepared = launch::resume(&self.state, dir, settings, self.clock.now())?;
-            running.push(self.begin(&mut namespaces, prepared)?);
+    /// Ends a join that has led to nothing yet, where another token comes for its name.
+    async fn make_way(&self, start: &Start) {
+        if start.token().is_none() {
+            return;
         }
-        Ok(running)
+        let found = already_running(&*self.namespaces.lock().await, start);
+        if let Some(running) = found.filter(|running| running.summary().is_none()) {
+            // Without the lock: on its way it may look at the others.
+            running.stop().await;
+        }
+    }
+
+    /// Runs every namespace that is known here, was not left, and does not run yet. Each stands for itself.
+    pub(crate) async fn run_all(self: &Arc<Self>) -> anyhow::Result<Vec<(String, anyhow::Result<Arc<Running>>)>> {
+        let mut namespaces = self.namespaces.lock().await;
+        namespaces.retain(|_, running| !running.is_over());
+        let mut started = Vec::new();
+        for (dir, settings) in self.state.entries()? {
+            if namespaces.contains_key(&dir.id) || settings.as_ref().is_ok_and(|settings| settings.left) {
+                continue;
+            }
+            let name = settings.as_ref().map_or_else(|_| dir.id.to_string(), |settings| settings.alias.clone());
+            let running = settings
+                .and_then(|settings| launch::resume(&self.state, dir, settings, self.clock.now()))
+                .and_then(|prepared| self.begin(&mut namespaces, prepared));
+            started.push((name, running));
+        }
+        Ok(started)
+    }
+
+    /// Whether any namespace runs here.
+    pub(crate) async fn runs_any(&self) -> bool {
+        self.namespaces.lock().await.values().any(|running| !running.is_over())
+    }
+
+    /// Waits until no namespace runs here any more, and whoever asked for that has the answer.
+    pub(crate) async fn until_none_runs(&self) {
+        loop {
+            let running: Vec<_> = self.namespaces.lock().await.values().filter(|one| !one.is_over()).cloned().collect();
+            if running.is_empty() {
+                break;
+            }
+            futures::future::select_all(running.iter().map(|one| Box::pin(one.ended()))).await;
+        }
+        let mut calls = self.calls.subscribe();
+        let _ = tokio::time::timeout(LEAVE_WAIT, calls.wait_for(|calls| *calls == 0)).await;
+    }
+
+    /// A call is under way as long as the result lives.
+    pub(crate) fn count_call(&self) -> CallUnderWay<'_> {
+        self.calls.send_modify(|calls| *calls += 1);
+        CallUnderWay(&self.calls)
     }
 
     fn begin(
@@ -116,6 +174,7 @@ impl Daemon {
         prepared: Prepared,
     ) -> anyhow::Result<Arc<Running>> {
         let id = prepared.dir.id;
+        namespaces.retain(|_, running| !running.is_over());
         let used: Vec<usize> = namespaces.values().map(|running| running.slot).collect();
         let slot = (0..SLOTS)
             .find(|slot| !used.contains(slot))
@@ -175,7 +234,10 @@ impl Daemon {
             }
             Call::Leave { namespace, forget, destroy } => self.leave(&namespace, forget, destroy).await,
             Call::Start(start) => {
-                let running = self.run(start).await?;
+                let (running, notes) = self.run(start).await?;
+                for note in notes {
+                    answers.send(&Answer::Note(note)).await;
+                }
                 let line = wait_ready(&running).await?;
                 answers.send(&Answer::Ready(line)).await;
                 // Whoever asked for it is gone by the time it may fail.
@@ -225,7 +287,9 @@ impl Daemon {
     }
 
     async fn one(&self, namespace: Option<String>) -> anyhow::Result<Arc<Running>> {
+        let is_named = namespace.is_some();
         let mut found = self.matching(namespace).await?;
+        found.retain(|running| is_named || !running.is_over());
         match (found.pop(), found.is_empty()) {
             (Some(running), true) => Ok(running),
             (None, _) => bail!("no namespace runs here"),
@@ -245,11 +309,14 @@ impl Daemon {
         }
         let left = tokio::time::timeout(LEAVE_WAIT, self.ask(&running, Request::Leave)).await;
         let told = matches!(left, Ok(Ok(Reply::Left)));
-        self.namespaces.lock().await.remove(&running.id);
+        // It stays in the map until then: no second one may begin on its store.
         running.stop().await;
         if forget {
             running.erase()?;
+        } else {
+            running.mark_left()?;
         }
+        self.namespaces.lock().await.retain(|_, other| !Arc::ptr_eq(other, &running));
         if !told {
             report::note("the register did not answer; the leases end by themselves");
         }
@@ -263,7 +330,7 @@ pub(crate) async fn wait_ready(running: &Running) -> anyhow::Result<String> {
     loop {
         match progress.borrow_and_update().clone() {
             Progress::Ready(line) => return Ok(line),
-            Progress::Failed(why) => return Err(anyhow!(why)),
+            Progress::Failed(why) | Progress::Denied(why) => return Err(anyhow!(why)),
             Progress::Stopped => bail!("the namespace was stopped"),
             Progress::Starting => {}
         }
@@ -271,12 +338,20 @@ pub(crate) async fn wait_ready(running: &Running) -> anyhow::Result<String> {
     }
 }
 
+/// Counts a call until it is dropped.
+pub(crate) struct CallUnderWay<'a>(&'a watch::Sender<usize>);
+
+impl Drop for CallUnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|calls| *calls -= 1);
+    }
+}
+
 fn already_running(namespaces: &BTreeMap<NamespaceId, Arc<Running>>, start: &Start) -> Option<Arc<Running>> {
-    let (name, alias) = match start {
-        Start::Create { name, options, .. } | Start::Join { name, options, .. } => (name, &options.alias),
-    };
-    let wanted = alias.as_ref().unwrap_or(name);
-    namespaces.values().find(|running| running.is_called(wanted)).cloned()
+    // The namespace of a token may run under another name than the one given now.
+    let ns = start.token().and_then(|token| Token::parse(token.trim()).ok()).map(|token| token.ns);
+    let called = namespaces.values().find(|running| running.is_called(start.called()));
+    called.or_else(|| namespaces.get(&ns?)).cloned()
 }
 
 fn reply_value(reply: Reply) -> anyhow::Result<Value> {

@@ -13,6 +13,12 @@ use crate::cli::JoinOptions;
 use crate::socket::Start;
 use crate::state::{NamespaceDir, Settings, StateDir, random};
 
+/// Leases last this long unless the founder wants it otherwise.
+const LEASE_S: u64 = 86_400;
+/// Why no recovery key can be had.
+pub(crate) const ONLY_WHEN_FOUNDED: &str =
+    "the namespace is here already, and a recovery key is made only with it; leave out --recovery-file";
+
 /// A namespace with all its files in place.
 pub(crate) struct Prepared {
     pub(crate) dir: NamespaceDir,
@@ -28,6 +34,9 @@ pub(crate) fn prepare(state: &StateDir, start: Start, port: u16, now: Now) -> an
     match start {
         Start::Create { name, range, lease_s, recovery, options } => {
             if let Some((dir, settings)) = find_called(state, &name, &options)? {
+                if recovery.is_some() {
+                    bail!(ONLY_WHEN_FOUNDED);
+                }
                 return resume(state, dir, with_options(settings, options), now);
             }
             found(state, name, range, lease_s, recovery, options, port, now)
@@ -45,10 +54,14 @@ pub(crate) fn prepare(state: &StateDir, start: Start, port: u16, now: Now) -> an
 
 /// Prepares a namespace that this state directory knows.
 pub(crate) fn resume(state: &StateDir, dir: NamespaceDir, settings: Settings, now: Now) -> anyhow::Result<Prepared> {
-    dir.write_settings(&settings)?;
     let (store, image) = Store::open(&dir.store())?;
     // The store says how far the join came: a crash may have come between its last write and that of the settings.
     let stage = stage(&image).with_context(|| format!("cannot use {}", dir.store().display()))?;
+    let alias = &settings.alias;
+    if let Stage::Empty = stage {
+        bail!("{alias} needs a token, as its join had not begun; ask a member for: overlay invite {alias}");
+    }
+    dir.write_settings(&settings)?;
     if let Stage::Joining(_) = stage {
         let joiner = Joiner::resume(identity(state)?, dir.data_key()?, &settings.name, &image, *random()?, now)?;
         return Ok(Prepared { dir, settings, store, start: DriverStart::Joiner(Box::new(joiner)), summary: None });
@@ -77,7 +90,7 @@ fn found(
     state: &StateDir,
     name: String,
     range: Option<ipnet::Ipv4Net>,
-    lease_s: u64,
+    lease_s: Option<u64>,
     recovery: Option<[u8; 32]>,
     options: JoinOptions,
     port: u16,
@@ -87,7 +100,7 @@ fn found(
     let request = dht::create::CreateRequest {
         name: name.clone(),
         range,
-        lease: std::time::Duration::from_secs(lease_s),
+        lease: std::time::Duration::from_secs(lease_s.unwrap_or(LEASE_S)),
         recovery: recovery.map(|key| dht::create::recovery_hash(&SecretKey::from_seed(&key).public())),
     };
     let created = dht::create::create(request, &me, *random()?, now.unix_s)?;
@@ -97,7 +110,7 @@ fn found(
     dir.write_data_key(&created.data)?;
     let (store, image) = Store::create(&dir.store(), &created.writes)?;
     // Settings come last: without them the folder does not count, so a crash before here leaves nothing behind.
-    let settings = new_settings(state, name, options, port, false)?;
+    let settings = new_settings(state, &dir, None, name, options, port)?;
     dir.write_settings(&settings)?;
     member(state, dir, settings, store, &image, now)
 }
@@ -112,45 +125,87 @@ fn join(
     now: Now,
 ) -> anyhow::Result<Prepared> {
     let token = Token::parse(token.trim()).context("the invite cannot be used")?;
-    if let Some((dir, settings)) = known {
-        if dir.id != token.ns {
+    if let Some((dir, settings)) = known
+        && dir.id != token.ns
+    {
+        if !is_unfinished(&dir, &settings)? {
             bail!("the invite is for another namespace called {name}; give this one another name with --as");
         }
-        if !settings.joining {
-            return resume(state, dir, with_options(settings, options), now);
-        }
+        // Nothing has come of it, and it is not what is wanted now.
+        dir.erase()?;
     }
     let dir = state.namespace(token.ns);
+    let before = dir.settings()?;
+    if let Some(settings) = &before
+        && !is_unfinished(&dir, settings)?
+    {
+        let alias = &settings.alias;
+        if !names(options.alias.as_ref().unwrap_or(&name), dir.id, settings) {
+            bail!("this machine is in that namespace already, as {alias}; come back to it with: overlay join {alias}");
+        }
+        return resume(state, dir, with_options(settings.clone(), options), now);
+    }
+    let settings = Settings { joining: true, ..new_settings(state, &dir, before, name, options, port)? };
     dir.make()?;
     let data = dir.data_key()?;
     let file = dir.store();
     let (store, image) = if file.exists() { Store::open(&file)? } else { Store::create(&file, &[])? };
-    let joiner = Joiner::new(identity(state)?, data, &name, token, &image, *random()?, now);
-    let settings = match dir.settings()? {
-        Some(before) => with_options(before, options),
-        None => new_settings(state, name, options, port, true)?,
-    };
+    let joiner = Joiner::new(identity(state)?, data, &settings.name, token, &image, *random()?, now);
     dir.write_settings(&settings)?;
     Ok(Prepared { dir, settings, store, start: DriverStart::Joiner(Box::new(joiner)), summary: None })
 }
 
+/// Whether the settings are of a join of which nothing has come.
+fn is_unfinished(dir: &NamespaceDir, settings: &Settings) -> anyhow::Result<bool> {
+    Ok(settings.joining && !was_redeemed(dir)?)
+}
+
+/// Whether the store holds a membership. It must not be open.
+pub(crate) fn was_redeemed(dir: &NamespaceDir) -> anyhow::Result<bool> {
+    if !dir.store().exists() {
+        return Ok(false);
+    }
+    let (_store, image) = Store::open(&dir.store())?;
+    let stage = stage(&image).with_context(|| format!("cannot use {}", dir.store().display()))?;
+    Ok(matches!(stage, Stage::Joined(_)))
+}
+
+/// Settings for what is begun in `dir`. Those from `before` are of a join that did not succeed: they name nothing.
 fn new_settings(
     state: &StateDir,
+    dir: &NamespaceDir,
+    before: Option<Settings>,
     name: String,
     options: JoinOptions,
     port: u16,
-    joining: bool,
+) -> anyhow::Result<Settings> {
+    let mut others = state.namespaces()?;
+    others.retain(|(other, _)| other.id != dir.id);
+    let others = others.into_iter().map(|(_, settings)| settings).collect::<Vec<_>>();
+    settings_beside(&others, before, name, options, port)
+}
+
+fn settings_beside(
+    others: &[Settings],
+    before: Option<Settings>,
+    name: String,
+    options: JoinOptions,
+    port: u16,
 ) -> anyhow::Result<Settings> {
     let alias = options.alias.clone().unwrap_or_else(|| name.clone());
-    let namespaces = state.namespaces()?;
-    if namespaces.iter().any(|(_, settings)| settings.alias == alias) {
+    if others.iter().any(|other| other.alias == alias) {
         bail!("a namespace called {alias} is here already; give this one another name with --as");
     }
-    let used: Vec<u16> = namespaces.iter().map(|(_, settings)| settings.overlay_port).collect();
-    let overlay_port = (port.saturating_add(1)..=u16::MAX)
-        .find(|port| !used.contains(port))
-        .ok_or_else(|| anyhow!("no port above {port} is left for libp2p; choose another with --port"))?;
-    Ok(Settings { name, alias, introduced: false, joining, overlay_port, options })
+    let (overlay_port, options) = match before {
+        Some(before) => (before.overlay_port, options.over(before.options)),
+        None => {
+            let used = |port: &u16| others.iter().any(|other| other.overlay_port == *port);
+            let free = (port.saturating_add(1)..=u16::MAX).find(|port| !used(port));
+            let none = || anyhow!("no port above {port} is left for libp2p; choose another with --port");
+            (free.ok_or_else(none)?, options)
+        }
+    };
+    Ok(Settings { name, alias, introduced: false, joining: false, left: false, overlay_port, options })
 }
 
 fn find_called(
@@ -163,6 +218,7 @@ fn find_called(
 
 fn with_options(mut settings: Settings, options: JoinOptions) -> Settings {
     settings.options = options.over(settings.options);
+    settings.left = false;
     settings
 }
 
@@ -174,4 +230,52 @@ fn identity(state: &StateDir) -> anyhow::Result<SecretKey> {
 /// Whether the text is the identifier of this namespace.
 pub(crate) fn names(text: &str, id: NamespaceId, settings: &Settings) -> bool {
     settings.alias == text || id.to_string() == text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(alias: Option<&str>) -> JoinOptions {
+        JoinOptions { alias: alias.map(str::to_owned), ..JoinOptions::default() }
+    }
+
+    fn settings(name: &str, others: &[Settings]) -> Settings {
+        settings_beside(others, None, name.into(), options(None), 1000).unwrap()
+    }
+
+    #[test]
+    fn each_namespace_has_a_name_and_a_port_of_its_own() {
+        let home = settings("home", &[]);
+        let lab = settings("lab", std::slice::from_ref(&home));
+        assert_eq!((home.overlay_port, lab.overlay_port), (1001, 1002));
+        let taken = settings_beside(&[home.clone(), lab], None, "home".into(), options(None), 1000).unwrap_err();
+        assert!(taken.to_string().contains("--as"), "{taken}");
+        let other = settings_beside(&[home], None, "home".into(), options(Some("work")), 1000).unwrap();
+        assert_eq!((other.name.as_str(), other.alias.as_str()), ("home", "work"));
+    }
+
+    #[test]
+    fn a_join_that_did_not_succeed_leaves_its_port_and_no_name() {
+        let mut before = settings("hoem", &[]);
+        before.options.hostname = Some("alpha".into());
+        let port = before.overlay_port;
+        let now = settings_beside(&[], Some(before), "home".into(), options(None), 2000).unwrap();
+        assert_eq!((now.name.as_str(), now.alias.as_str(), now.overlay_port), ("home", "home", port));
+        assert_eq!(now.options.hostname.as_deref(), Some("alpha"));
+    }
+
+    #[test]
+    fn who_joins_by_the_identifier_calls_it_by_its_name() {
+        let id = NamespaceId([7; 32]);
+        for (typed, taken, called) in [
+            (id.to_string(), false, "home".to_owned()),
+            (id.to_string(), true, id.to_string()),
+            ("work".into(), false, "work".into()),
+        ] {
+            let mut joining = settings(&typed, &[]);
+            joining.became_member(id, "home", taken);
+            assert_eq!((joining.name.as_str(), joining.alias), ("home", called));
+        }
+    }
 }

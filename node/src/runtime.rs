@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::mpsc::SyncSender;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -11,17 +12,17 @@ use dht::identity::SecretKey;
 use dht::token::{Contact, ContactAddress};
 use dht::{NamespaceId, Summary};
 use dht_driver::{DriverConfig, DriverEvent, Loopback};
-use engine::{NamespaceStatus, Reply, Request, RequestId, ViewStatus};
+use engine::{NamespaceStatus, Reply, Request, RequestId, State, ViewStatus};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
-use crate::cli::Role;
+use crate::cli::{JoinOptions, Role};
 use crate::control::Input;
 use crate::daemon::{Daemon, texts};
 use crate::launch::{self, Prepared};
 use crate::report;
 use crate::shell::Shell;
-use crate::state::{NamespaceDir, Settings, random};
+use crate::state::{NamespaceDir, Settings, StateDir, random};
 use crate::underlay::{Underlay, advertised};
 
 /// Commands and events that may wait on the way to and from libp2p.
@@ -37,9 +38,42 @@ pub(crate) enum Progress {
     Ready(String),
     /// It ended, and why.
     Failed(String),
+    /// The namespace did not let this machine in, and why; asking again changes nothing.
+    Denied(String),
     /// It was stopped on purpose.
     Stopped,
 }
+
+impl Progress {
+    /// Why it ended, if it was not stopped on purpose.
+    fn failure(&self) -> Option<&String> {
+        match self {
+            Self::Failed(why) | Self::Denied(why) => Some(why),
+            Self::Starting | Self::Ready(_) | Self::Stopped => None,
+        }
+    }
+
+    /// What the status says where no engine can be asked.
+    fn state(&self, was_ready: bool) -> State {
+        match self {
+            Self::Denied(_) => State::Denied,
+            Self::Failed(_) | Self::Starting | Self::Ready(_) | Self::Stopped if was_ready => State::Lost,
+            Self::Failed(_) | Self::Starting | Self::Ready(_) | Self::Stopped => State::Joining,
+        }
+    }
+}
+
+/// A join that is over for good.
+#[derive(Debug)]
+struct JoinOver(String);
+
+impl std::fmt::Display for JoinOver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot join: {}", self.0)
+    }
+}
+
+impl std::error::Error for JoinOver {}
 
 /// One running namespace.
 pub(crate) struct Running {
@@ -53,6 +87,7 @@ pub(crate) struct Running {
     replies: Mutex<BTreeMap<u64, oneshot::Sender<Reply>>>,
     identity: Zeroizing<[u8; 32]>,
     progress: watch::Sender<Progress>,
+    was_ready: AtomicBool,
     stop: Notify,
     stopped: watch::Sender<bool>,
 }
@@ -71,16 +106,35 @@ impl Running {
             replies: Mutex::new(BTreeMap::new()),
             identity: daemon.state.identity().unwrap_or_default(),
             progress: watch::Sender::new(Progress::Starting),
+            was_ready: AtomicBool::new(false),
             stop: Notify::new(),
             stopped: watch::Sender::new(false),
         });
         let task = Arc::clone(&running);
         tokio::spawn(async move {
-            let end = task.clone().live(daemon, prepared).await;
-            task.tell(end.map_or_else(|error| Progress::Failed(format!("{error:#}")), |()| Progress::Stopped));
+            // A task of its own: its death must not leave a namespace that never ends.
+            let end = tokio::spawn(task.clone().live(daemon, prepared)).await;
+            let end = end.unwrap_or_else(|error| Err(anyhow!("the namespace's task died: {error}")));
+            task.tell(task.how_it_ended(end));
             task.stopped.send_replace(true);
         });
         running
+    }
+
+    fn how_it_ended(&self, end: anyhow::Result<()>) -> Progress {
+        match end {
+            Ok(()) => Progress::Stopped,
+            Err(error) if error.is::<JoinOver>() => {
+                // Nothing was proven, so nothing may stay under its name. A redeemed invite is not lost by a late error.
+                if !launch::was_redeemed(&self.dir).unwrap_or(true)
+                    && let Err(error) = self.dir.erase()
+                {
+                    report::note(&format!("{}: {error:#}", self.alias()));
+                }
+                Progress::Denied(format!("{error:#}"))
+            }
+            Err(error) => Progress::Failed(format!("{error:#}")),
+        }
     }
 
     /// How far it has come.
@@ -100,6 +154,9 @@ impl Running {
 
     /// How far it has come from here on.
     pub(crate) fn tell(&self, progress: Progress) {
+        if matches!(progress, Progress::Ready(_)) {
+            self.was_ready.store(true, Ordering::Relaxed);
+        }
         self.progress.send_replace(progress);
     }
 
@@ -120,15 +177,21 @@ impl Running {
         }
     }
 
-    /// Waits until it has failed, and says why; `None` if it was stopped.
+    /// Waits until it has ended, and says why; `None` if it was stopped.
     pub(crate) async fn failure(&self) -> Option<String> {
-        let mut progress = self.progress();
-        let failed =
-            progress.wait_for(|progress| matches!(progress, Progress::Failed(_) | Progress::Stopped)).await.ok()?;
-        match &*failed {
-            Progress::Failed(why) => Some(why.clone()),
-            Progress::Starting | Progress::Ready(_) | Progress::Stopped => None,
-        }
+        self.ended().await;
+        self.progress.borrow().failure().cloned()
+    }
+
+    /// Waits until nothing of it runs any more.
+    pub(crate) async fn ended(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.stopped.subscribe().wait_for(|done| *done).await;
+    }
+
+    /// Whether nothing of it runs any more.
+    pub(crate) fn is_over(&self) -> bool {
+        *self.stopped.borrow()
     }
 
     /// What it is called here.
@@ -148,6 +211,14 @@ impl Running {
     /// libp2p's port.
     pub(crate) fn overlay_port(&self) -> u16 {
         lock(&self.settings).overlay_port
+    }
+
+    /// Keeps that it was left: from here on it starts only when asked for by name.
+    pub(crate) fn mark_left(&self) -> anyhow::Result<()> {
+        let mut settings = lock(&self.settings);
+        settings.left = true;
+        // A join that failed has left no folder.
+        if self.dir.settings()?.is_some() { self.dir.write_settings(&settings) } else { Ok(()) }
     }
 
     /// Ends it, and waits until its TAP and DNS settings are gone.
@@ -177,12 +248,17 @@ impl Running {
     }
 
     pub(crate) async fn status(&self) -> anyhow::Result<NamespaceStatus> {
-        let Some(control) = self.control.get() else { return Ok(self.status_before_joining()) };
+        let Some(control) = self.control.get() else { return Ok(self.status_without_engine()) };
         let (sender, answer) = oneshot::channel();
-        control.try_send(Input::Status(sender)).map_err(|_| anyhow!("the control thread is busy; try again"))?;
-        let mut status = tokio::time::timeout(Duration::from_secs(5), answer)
-            .await
-            .map_err(|_| anyhow!("the control thread did not answer within 5 s"))??;
+        match control.try_send(Input::Status(sender)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => bail!("the control thread of {} is busy; try again", self.alias()),
+            Err(TrySendError::Disconnected(_)) => return Ok(self.status_without_engine()),
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(5), answer).await;
+        let answer = answer.map_err(|_| anyhow!("the control thread of {} did not answer within 5 s", self.alias()))?;
+        // It ended in between.
+        let Ok(mut status) = answer else { return Ok(self.status_without_engine()) };
         status.tap = self.tap_name.get().cloned();
         if status.tap.is_none() {
             status.mac = None;
@@ -201,25 +277,32 @@ impl Running {
         first && self.dir.write_settings(&settings).is_ok()
     }
 
-    fn status_before_joining(&self) -> NamespaceStatus {
-        let cause = match &*self.progress.borrow() {
-            Progress::Failed(why) => Some(why.clone()),
-            Progress::Starting | Progress::Ready(_) | Progress::Stopped => None,
-        };
-        let state = if cause.is_some() { engine::State::Denied } else { engine::State::Joining };
-        NamespaceStatus::before_joining(&self.alias(), &self.id.to_string(), state, cause)
+    /// Before the namespace is known, and once it has ended.
+    fn status_without_engine(&self) -> NamespaceStatus {
+        let progress = self.progress.borrow();
+        let state = progress.state(self.was_ready.load(Ordering::Relaxed));
+        NamespaceStatus::before_joining(&self.alias(), &self.id.to_string(), state, progress.failure().cloned())
     }
 
     pub(crate) async fn ask(&self, id: RequestId, request: Request) -> anyhow::Result<Reply> {
-        let control = self.control.get().ok_or_else(|| anyhow!("{} is still joining", self.alias()))?;
+        let control = self.control.get().ok_or_else(|| self.cannot_ask("is still joining"))?;
         let (sender, reply) = oneshot::channel();
         lock(&self.replies).insert(id.0, sender);
-        control
-            .try_send(Input::Request { id, request })
-            .map_err(|_| anyhow!("the control thread is busy; try again"))?;
+        let _forget = Forget { replies: &self.replies, id };
+        control.try_send(Input::Request { id, request }).map_err(|error| match error {
+            TrySendError::Full(_) => anyhow!("the control thread is busy; try again"),
+            TrySendError::Disconnected(_) => self.cannot_ask("has ended"),
+        })?;
         let answer = tokio::time::timeout(Duration::from_secs(10), reply).await;
-        lock(&self.replies).remove(&id.0);
         Ok(answer.map_err(|_| anyhow!("no answer within 10 s"))??)
+    }
+
+    fn cannot_ask(&self, why: &str) -> anyhow::Error {
+        let name = self.alias();
+        match self.progress.borrow().failure() {
+            Some(failure) => anyhow!("{name} has ended: {failure}"),
+            None => anyhow!("{name} {why}"),
+        }
     }
 
     /// An invite with this machine as the first contact.
@@ -258,29 +341,13 @@ impl Running {
     /// The namespace's whole life.
     async fn live(self: Arc<Self>, daemon: Arc<Daemon>, prepared: Prepared) -> anyhow::Result<()> {
         let settings = prepared.settings.clone();
-        let options = &settings.options;
-        let mut driver =
-            DriverConfig::new(self.id, self.identity.clone(), self.dir.data_key()?, settings.overlay_port, *random()?);
-        driver.advertise = advertised(&options.advertise)
-            .await?
-            .into_iter()
-            .map(|addr| SocketAddr::new(addr.ip(), addr.port().saturating_add(1)))
-            .collect();
-        driver.peers = options
-            .peer
-            .iter()
-            .map(|text| text.parse().with_context(|| format!("--peer {text} is no multiaddress")))
-            .collect::<Result<_, _>>()?;
-        driver.filtered = prepared.summary.iter().map(|summary| summary.range).collect();
-        let underlay = Underlay::look(&daemon).await?;
-        driver.loopback = if underlay.loopback_only { Loopback::Dial } else { Loopback::Refuse };
-
+        let config = self.driver_config(&daemon, &settings.options, prepared.summary.as_ref()).await?;
         let (command_tx, command_rx) = mpsc::channel(DRIVER_QUEUE);
         let (event_tx, mut events) = mpsc::channel(DRIVER_QUEUE);
-        let (_shutdown, shutdown) = oneshot::channel();
+        let (shutdown_tx, shutdown) = oneshot::channel();
         let clock = DriverClock(Arc::clone(&daemon.clock));
         let mut driver = tokio::spawn(dht_driver::run(
-            driver,
+            config,
             prepared.start,
             prepared.store,
             clock,
@@ -289,22 +356,45 @@ impl Running {
             shutdown,
         ));
         let mut shell = None;
-        if let Some(summary) = prepared.summary {
-            shell = Some(Shell::assemble(&self, &daemon, &settings, summary, command_tx.clone()).await?);
+        let result = async {
+            if let Some(summary) = prepared.summary {
+                shell = Some(Shell::assemble(&self, &daemon, &settings, summary, command_tx.clone()).await?);
+            }
+            self.clone().attend(&daemon, &mut events, command_tx, &mut shell, &mut driver).await
         }
-        let result = self.clone().attend(&daemon, &settings, &mut events, command_tx, &mut shell, &mut driver).await;
+        .await;
         if let Some(shell) = shell {
             shell.take_down(&daemon, self.slot).await;
         }
-        drop(_shutdown);
-        let _ = tokio::time::timeout(Duration::from_secs(5), driver).await;
+        drop((shutdown_tx, events));
+        // Only then can the store be opened again.
+        if !driver.is_finished() {
+            let _ = tokio::time::timeout(Duration::from_secs(5), driver).await;
+        }
         result
+    }
+
+    async fn driver_config(
+        &self,
+        daemon: &Arc<Daemon>,
+        options: &JoinOptions,
+        summary: Option<&Summary>,
+    ) -> anyhow::Result<DriverConfig> {
+        let data = self.dir.data_key()?;
+        let mut driver = DriverConfig::new(self.id, self.identity.clone(), data, self.overlay_port(), *random()?);
+        let beside = |addr: SocketAddr| SocketAddr::new(addr.ip(), addr.port().saturating_add(1));
+        driver.advertise = advertised(&options.advertise).await?.into_iter().map(beside).collect();
+        let multiaddr = |text: &String| text.parse().with_context(|| format!("--peer {text} is no multiaddress"));
+        driver.peers = options.peer.iter().map(multiaddr).collect::<Result<_, _>>()?;
+        driver.filtered = summary.iter().map(|summary| summary.range).collect();
+        let underlay = Underlay::look(daemon).await?;
+        driver.loopback = if underlay.loopback_only { Loopback::Dial } else { Loopback::Refuse };
+        Ok(driver)
     }
 
     async fn attend(
         self: Arc<Self>,
         daemon: &Arc<Daemon>,
-        settings: &Settings,
         events: &mut mpsc::Receiver<DriverEvent>,
         commands: mpsc::Sender<dht::Command>,
         shell: &mut Option<Shell>,
@@ -321,7 +411,7 @@ impl Running {
             tokio::select! {
                 () = self.stop.notified() => return Ok(()),
                 event = events.recv() => match event {
-                    Some(event) => self.driver_event(event, daemon, settings, &commands, shell).await?,
+                    Some(event) => self.driver_event(event, daemon, &commands, shell).await?,
                     None => {
                         return driver.await.map_err(|error| anyhow!("the overlay thread died: {error}"))?
                             .and_then(|()| Err(anyhow!("the overlay ended")));
@@ -345,7 +435,6 @@ impl Running {
         self: &Arc<Self>,
         event: DriverEvent,
         daemon: &Arc<Daemon>,
-        settings: &Settings,
         commands: &mpsc::Sender<dht::Command>,
         shell: &mut Option<Shell>,
     ) -> anyhow::Result<()> {
@@ -358,11 +447,11 @@ impl Running {
             DriverEvent::Joined(summary) => {
                 report::note(&format!("{}: joined", self.alias()));
                 *lock(&self.summary) = Some((*summary).clone());
-                self.joined(&summary)?;
-                *shell = Some(Shell::assemble(self, daemon, settings, *summary, commands.clone()).await?);
+                let settings = self.joined(&daemon.state, &summary)?;
+                *shell = Some(Shell::assemble(self, daemon, &settings, *summary, commands.clone()).await?);
             }
             DriverEvent::Joining { what } => report::note(&format!("{}: joining: {what}", self.alias())),
-            DriverEvent::JoinFailed(why) => bail!("cannot join: {why}"),
+            DriverEvent::JoinFailed(why) => return Err(JoinOver(why).into()),
             DriverEvent::Listening(addrs) => tracing::debug!(?addrs, "libp2p listens"),
             DriverEvent::ExternalCandidate(addr) => tracing::debug!(%addr, "libp2p seen from outside"),
             DriverEvent::Connected { peer } => tracing::debug!(%peer, "connected"),
@@ -372,11 +461,25 @@ impl Running {
         Ok(())
     }
 
-    fn joined(&self, summary: &Summary) -> anyhow::Result<()> {
+    fn joined(&self, state: &StateDir, summary: &Summary) -> anyhow::Result<Settings> {
+        let others = state.namespaces()?;
+        let taken = others.iter().any(|(dir, other)| dir.id != self.id && other.alias == summary.name);
         let mut settings = lock(&self.settings);
-        settings.joining = false;
-        settings.name.clone_from(&summary.name);
-        self.dir.write_settings(&settings)
+        settings.became_member(self.id, &summary.name, taken);
+        self.dir.write_settings(&settings)?;
+        Ok(settings.clone())
+    }
+}
+
+/// Takes a question off the list, also where nobody waits for its answer any more.
+struct Forget<'a> {
+    replies: &'a Mutex<BTreeMap<u64, oneshot::Sender<Reply>>>,
+    id: RequestId,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(self.replies).remove(&self.id.0);
     }
 }
 
@@ -391,4 +494,27 @@ impl dht_driver::Clocks for DriverClock {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refused_join_is_denied() {
+        let failed = || Progress::Failed("no TAP".into());
+        assert_eq!(Progress::Denied("spent".into()).state(false), State::Denied);
+        assert_eq!(failed().state(false), State::Joining);
+        assert_eq!(failed().state(true), State::Lost);
+        assert_eq!(Progress::Starting.state(false), State::Joining);
+        assert_eq!(failed().failure().map(String::as_str), Some("no TAP"));
+        assert_eq!(Progress::Stopped.failure(), None);
+    }
+
+    #[test]
+    fn a_question_without_an_asker_is_forgotten() {
+        let replies = Mutex::new(BTreeMap::from([(1, oneshot::channel().0), (2, oneshot::channel().0)]));
+        drop(Forget { replies: &replies, id: RequestId(1) });
+        assert_eq!(lock(&replies).keys().collect::<Vec<_>>(), [&2]);
+    }
 }

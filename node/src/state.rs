@@ -34,10 +34,24 @@ pub(crate) struct Settings {
     pub(crate) introduced: bool,
     /// A join that is not finished: the name is what the user typed.
     pub(crate) joining: bool,
+    /// It was left, and is not to be started until somebody asks for it by name.
+    #[serde(default)]
+    pub(crate) left: bool,
     /// libp2p's port, chosen once and kept.
     pub(crate) overlay_port: u16,
     /// The rest.
     pub(crate) options: JoinOptions,
+}
+
+impl Settings {
+    /// The join has succeeded. Who joined by the identifier calls it by its own name, unless that one is `taken` here.
+    pub(crate) fn became_member(&mut self, id: NamespaceId, name: &str, taken: bool) {
+        self.joining = false;
+        name.clone_into(&mut self.name);
+        if self.alias == id.to_string() && !taken {
+            name.clone_into(&mut self.alias);
+        }
+    }
 }
 
 /// A namespace's folder.
@@ -119,25 +133,42 @@ impl StateDir {
         NamespaceDir { id, path: self.path.join("ns").join(id.to_string()) }
     }
 
-    /// Every namespace that has settings, in order of their names here.
-    pub(crate) fn namespaces(&self) -> anyhow::Result<Vec<(NamespaceDir, Settings)>> {
+    /// Every namespace that has settings, in order of their names here; those that cannot be read come last.
+    pub(crate) fn entries(&self) -> anyhow::Result<Vec<(NamespaceDir, anyhow::Result<Settings>)>> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(self.path.join("ns"))? {
-            let entry = entry?;
-            let Some(id) = entry.file_name().to_str().and_then(parse_id) else { continue };
+            let Some(id) = entry?.file_name().to_str().and_then(parse_id) else { continue };
             let dir = self.namespace(id);
-            if let Some(settings) = dir.settings()? {
+            if let Some(settings) = dir.settings().transpose() {
                 found.push((dir, settings));
             }
         }
-        found.sort_by(|a, b| (&a.1.alias, a.0.id).cmp(&(&b.1.alias, b.0.id)));
+        let place = |settings: &anyhow::Result<Settings>| {
+            let alias = settings.as_ref().ok().map(|settings| settings.alias.clone());
+            (alias.is_none(), alias)
+        };
+        found.sort_by_cached_key(|(dir, settings)| (place(settings), dir.id));
         Ok(found)
     }
 
-    /// The namespace called so here, by alias or identifier.
+    /// Every namespace whose settings can be read, in order of their names here.
+    pub(crate) fn namespaces(&self) -> anyhow::Result<Vec<(NamespaceDir, Settings)>> {
+        Ok(self.entries()?.into_iter().filter_map(|(dir, settings)| Some((dir, settings.ok()?))).collect())
+    }
+
+    /// The namespace called so here, by alias or identifier. Where settings are damaged, a name that is not found
+    /// may be theirs, so that is an error and not an absence.
     pub(crate) fn find(&self, name: &str) -> anyhow::Result<Option<(NamespaceDir, Settings)>> {
-        let matches = |(dir, settings): &(NamespaceDir, Settings)| settings.alias == name || dir.id.to_string() == name;
-        Ok(self.namespaces()?.into_iter().find(matches))
+        let mut damaged = None;
+        for (dir, settings) in self.entries()? {
+            let is_id = dir.id.to_string() == name;
+            match settings {
+                Ok(settings) if is_id || settings.alias == name => return Ok(Some((dir, settings))),
+                Ok(_) => {}
+                Err(error) => damaged = Some(error),
+            }
+        }
+        damaged.map_or(Ok(None), Err)
     }
 }
 
@@ -171,8 +202,13 @@ impl NamespaceDir {
         let file = self.path.join("settings.json");
         match std::fs::read(&file) {
             Ok(bytes) => {
-                let settings = serde_json::from_slice(&bytes)
-                    .with_context(|| format!("{} is damaged; restore it from a backup", file.display()))?;
+                let settings = serde_json::from_slice(&bytes).with_context(|| {
+                    format!(
+                        "{} is damaged; restore it from a backup, or remove {}",
+                        file.display(),
+                        self.path.display()
+                    )
+                })?;
                 Ok(Some(settings))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -185,7 +221,12 @@ impl NamespaceDir {
     }
     /// Erases the folder with all keys in it.
     pub(crate) fn erase(&self) -> anyhow::Result<()> {
-        std::fs::remove_dir_all(&self.path).with_context(|| format!("cannot erase {}", self.path.display()))
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot erase {}", self.path.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 

@@ -2,16 +2,15 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::JoinOptions;
 use crate::client;
 use crate::daemon::{Daemon, wait_ready};
 use crate::report;
@@ -27,10 +26,18 @@ pub(crate) enum After {
     Nothing,
 }
 
-/// Runs the given namespaces, or all that are known here if none is given, until interrupted.
-pub(crate) fn run(state: &Path, starts: Vec<Start>, after: After) -> anyhow::Result<()> {
+/// What to run, and how to speak of it.
+pub(crate) struct Wish {
+    /// One namespace, or all that are known here.
+    pub(crate) start: Option<Start>,
+    pub(crate) after: After,
+    pub(crate) json: bool,
+}
+
+/// Runs what is wished for until interrupted, or until none of its namespaces runs any more.
+pub(crate) fn run(state: &Path, wish: Wish) -> anyhow::Result<()> {
     if let Some(stream) = client::connect(state)? {
-        return hand_over(stream, starts);
+        return hand_over(stream, wish);
     }
     // Two threads: libp2p must not wait for netlink or the control socket, and packets have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -39,81 +46,141 @@ pub(crate) fn run(state: &Path, starts: Vec<Start>, after: After) -> anyhow::Res
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(stay(state, starts, after));
+    let result = runtime.block_on(stay(state, wish));
     runtime.shutdown_timeout(Duration::from_millis(200));
     result
 }
 
-fn hand_over(stream: std::os::unix::net::UnixStream, starts: Vec<Start>) -> anyhow::Result<()> {
-    let Some(start) = starts.into_iter().next() else { bail!("overlay already runs on this state directory") };
+fn hand_over(stream: std::os::unix::net::UnixStream, wish: Wish) -> anyhow::Result<()> {
+    let Wish { start: Some(start), after, json } = wish else { bail!("overlay already runs on this state directory") };
+    let name = start.called().to_owned();
     let value = client::call(stream, &Call::Start(start), |answer| match answer {
-        Answer::Ready(line) => report::line(&line),
+        Answer::Ready(line) => print_ready(&line, json),
         Answer::Note(text) => report::note(&text),
         Answer::Done(_) | Answer::Failed(_) => {}
     });
-    value.map(|_: Value| ())
+    value.map(|_: Value| ())?;
+    if after == After::Introduce {
+        report::note(&how_to_invite(&name));
+    }
+    Ok(())
 }
 
-async fn stay(state: &Path, starts: Vec<Start>, after: After) -> anyhow::Result<()> {
+async fn stay(state: &Path, wish: Wish) -> anyhow::Result<()> {
     harden();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let port = starts.iter().find_map(|start| options(start).port);
-    let daemon = Daemon::start(state, port)?;
-    let result = tokio::select! {
-        result = live(&daemon, starts, after) => result,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-    };
+    let mut hangup = signal(SignalKind::hangup())?;
+    let daemon = Daemon::start(state, wish.start.as_ref().and_then(|start| start.options().port))?;
+    // An interrupt does not undo what has failed before.
+    let failed = OnceLock::new();
+    tokio::select! {
+        () = live(&daemon, wish, &failed) => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     daemon.shut_down().await;
-    result
+    failed.into_inner().map_or(Ok(()), Err)
 }
 
-async fn live(daemon: &Arc<Daemon>, starts: Vec<Start>, after: After) -> anyhow::Result<()> {
-    let running = if starts.is_empty() {
-        let all = daemon.run_all().await?;
-        if all.is_empty() {
-            bail!("no namespace is known here; use `overlay create` or `overlay join` first");
+/// Others may have handed their namespaces over, so the end of our own is not the end of the program.
+async fn live(daemon: &Arc<Daemon>, wish: Wish, failed: &OnceLock<anyhow::Error>) {
+    let Wish { start, after, json } = wish;
+    let end = async {
+        let result = match start {
+            Some(start) => one(daemon, start, after, json).await,
+            None => all(daemon, json).await,
+        };
+        if let Err(error) = result {
+            if daemon.runs_any().await {
+                report::error(&error);
+            }
+            let _ = failed.set(error);
         }
-        all
-    } else {
-        let mut all = Vec::new();
-        for start in starts {
-            all.push(daemon.run(start).await?);
-        }
-        all
     };
-    for namespace in &running {
-        report::line(&wait_ready(namespace).await?);
-    }
+    end.await;
+    daemon.until_none_runs().await;
+}
+
+async fn one(daemon: &Arc<Daemon>, start: Start, after: After, json: bool) -> anyhow::Result<()> {
+    let (running, notes) = daemon.run(start).await?;
+    notes.iter().for_each(|note| report::note(note));
+    print_ready(&wait_ready(&running).await?, json);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     if after == After::Introduce {
-        for namespace in &running {
-            introduce(daemon, namespace).await;
-        }
+        introduce(daemon, &running).await;
     }
-    until_one_fails(&running).await
+    running.failure().await.map_or(Ok(()), |why| Err(anyhow!(why)))
 }
 
-/// The end of the only namespace is the end of the program; one of several is news.
-async fn until_one_fails(running: &[Arc<Running>]) -> anyhow::Result<()> {
-    if let [only] = running {
-        return only.failure().await.map_or(Ok(()), |why| Err(anyhow!(why)));
+/// One that cannot run, or ends, does not keep the others from running.
+async fn all(daemon: &Arc<Daemon>, json: bool) -> anyhow::Result<()> {
+    let started = daemon.run_all().await?;
+    if started.is_empty() && !daemon.runs_any().await {
+        bail!("no namespace is to be run here; use `overlay create` or `overlay join` first");
     }
-    let mut failures: FuturesUnordered<_> =
-        running.iter().map(|one| async move { (one.alias(), one.failure().await) }).collect();
-    while let Some((name, why)) = failures.next().await {
-        report::note(&format!("{name}: {}", why.unwrap_or_else(|| "stopped".into())));
+    let mut lives = FuturesUnordered::new();
+    let mut failures = 0;
+    for (name, running) in started {
+        match running {
+            Ok(running) => lives.push(async move { (name, life(&running, json).await) }),
+            Err(error) => {
+                report::note(&format!("{name}: {error:#}"));
+                failures += 1;
+            }
+        }
     }
-    Ok(())
+    // Whatever can run has begun. How long each takes depends on others, so nobody is to wait for that.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    while let Some((name, end)) = lives.next().await {
+        if let Err(error) = end {
+            report::note(&format!("{name}: {error:#}"));
+            failures += 1;
+        }
+    }
+    match failures {
+        0 => Ok(()),
+        1 => bail!("a namespace failed, as said above"),
+        more => bail!("{more} namespaces failed, as said above"),
+    }
+}
+
+/// From its start to its end.
+async fn life(running: &Running, json: bool) -> anyhow::Result<()> {
+    print_ready(&wait_ready(running).await?, json);
+    running.failure().await.map_or(Ok(()), |why| Err(anyhow!(why)))
+}
+
+fn print_ready(line: &str, json: bool) {
+    match ready_json(line).filter(|_| json) {
+        Some(value) => report::line(&value.to_string()),
+        None => report::line(line),
+    }
+}
+
+/// `ready NAME IP/PREFIX on TAP` for programs; what is `-` there is `null` here.
+fn ready_json(line: &str) -> Option<Value> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let ["ready", namespace, address, "on", tap] = words[..] else { return None };
+    let (ip, prefix_len) = match address.split_once('/') {
+        Some((ip, prefix_len)) => (Some(ip), Some(prefix_len.parse::<u8>().ok()?)),
+        None => (None, None),
+    };
+    let tap = Some(tap).filter(|tap| *tap != "-");
+    Some(json!({"ready": {"namespace": namespace, "ip": ip, "prefix_len": prefix_len, "tap": tap}}))
+}
+
+fn how_to_invite(name: &str) -> String {
+    format!("to let others in: overlay invite {name}")
 }
 
 /// The line to give to others: with a token only to a person's terminal, and only the first time.
 async fn introduce(daemon: &Arc<Daemon>, namespace: &Running) {
     let name = namespace.alias();
     if !std::io::stderr().is_terminal() || !namespace.introduce_once() {
-        report::note(&format!("to let others in: overlay invite {name}"));
+        report::note(&how_to_invite(&name));
         return;
     }
     match daemon.first_token(namespace).await {
@@ -124,15 +191,28 @@ async fn introduce(daemon: &Arc<Daemon>, namespace: &Running) {
     }
 }
 
-fn options(start: &Start) -> &JoinOptions {
-    match start {
-        Start::Create { options, .. } | Start::Join { options, .. } => options,
-    }
-}
-
 /// Keys stay out of core dumps.
 fn harden() {
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_has_a_form_for_programs() {
+        let text = |line| ready_json(line).map(|value| value.to_string());
+        assert_eq!(
+            text("ready home 10.1.0.2/16 on ov-home").unwrap(),
+            r#"{"ready":{"ip":"10.1.0.2","namespace":"home","prefix_len":16,"tap":"ov-home"}}"#
+        );
+        assert_eq!(
+            text("ready home - on -").unwrap(),
+            r#"{"ready":{"ip":null,"namespace":"home","prefix_len":null,"tap":null}}"#
+        );
+        assert_eq!(text("something else"), None);
+    }
 }

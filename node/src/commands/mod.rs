@@ -7,20 +7,25 @@ mod show;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use foreground::{After, Wish};
 
 use crate::cli::{Cli, Command, Create, Invite, Join};
 use crate::client::call_daemon;
+use crate::launch::ONLY_WHEN_FOUNDED;
 use crate::report;
 use crate::socket::{Call, Start};
-use crate::state;
+use crate::state::{self, StateDir};
 
 /// Does what the command line says.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { state, json, verbose: _, command } = cli;
     match command {
-        Command::Create(create) => foreground::run(&state, vec![start_create(create)?], foreground::After::Introduce),
-        Command::Join(join) => foreground::run(&state, vec![start_join(join)?], foreground::After::Nothing),
-        Command::Up => foreground::run(&state, Vec::new(), foreground::After::Nothing),
+        Command::Create(create) => found(&state, create, json),
+        Command::Join(join) => {
+            let start = Some(start_join(join)?);
+            foreground::run(&state, Wish { start, after: After::Nothing, json })
+        }
+        Command::Up => foreground::run(&state, Wish { start: None, after: After::Nothing, json }),
         Command::Invite(invite) => make_invite(&state, invite, json),
         Command::Revoke { namespace, member } => {
             bail!(
@@ -37,22 +42,34 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn start_create(create: Create) -> anyhow::Result<Start> {
-    let recovery = match create.recovery_file {
-        None => None,
-        Some(file) => {
-            let key = state::random()?;
-            state::write_key(&file, &key).context("cannot write the recovery key")?;
-            Some(*key)
+fn found(state: &Path, create: Create, json: bool) -> anyhow::Result<()> {
+    let called = create.options.alias.as_ref().unwrap_or(&create.namespace).clone();
+    let is_here = || anyhow::Ok(StateDir::open(state)?.find(&called)?.is_some());
+    let mut recovery = None;
+    if let Some(file) = &create.recovery_file {
+        if is_here()? {
+            bail!(ONLY_WHEN_FOUNDED);
         }
-    };
-    Ok(Start::Create {
+        let key = state::random()?;
+        state::write_key(file, &key).context("cannot write the recovery key")?;
+        recovery = Some(*key);
+    }
+    let start = Some(Start::Create {
         name: create.namespace,
         range: create.range,
-        lease_s: create.lease.as_secs(),
+        lease_s: create.lease.map(|lease| lease.as_secs()),
         recovery,
         options: create.options,
-    })
+    });
+    let result = foreground::run(state, Wish { start, after: After::Introduce, json });
+    // What could recover nothing is not left behind. Where that is not certain, it stays.
+    if let Some(file) = &create.recovery_file
+        && result.is_err()
+        && is_here().is_ok_and(|is_here| !is_here)
+    {
+        std::fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
+    }
+    result
 }
 
 fn start_join(join: Join) -> anyhow::Result<Start> {

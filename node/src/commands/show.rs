@@ -128,11 +128,12 @@ pub(crate) fn ping(state: &Path, namespace: Option<String>, what: &str, count: u
         let call = Call::Ping { namespace: namespace.clone(), what: what.to_owned() };
         let value = call_daemon(state, &call)?;
         let reply: Reply = serde_json::from_value(value.clone())?;
+        let line = reply_line(what, sent, &reply)?;
         answered += u64::from(matches!(reply, Reply::Pong { .. }));
         if json {
-            report::line(&value.to_string());
+            report::line(&inner(&value).to_string());
         } else {
-            report::line(&reply_line(what, sent, &reply)?);
+            report::line(&line);
         }
         if count != 0 && sent >= u64::from(count) {
             break;
@@ -143,6 +144,11 @@ pub(crate) fn ping(state: &Path, namespace: Option<String>, what: &str, count: u
         bail!("{what} did not answer any of {sent} pings");
     }
     Ok(())
+}
+
+/// A reply without the name of its kind: pongs and their absence have a path, and only the latter says why.
+fn inner(value: &Value) -> &Value {
+    value.as_object().and_then(|object| object.values().next()).unwrap_or(value)
 }
 
 fn reply_line(what: &str, number: u64, reply: &Reply) -> anyhow::Result<String> {
@@ -171,5 +177,27 @@ fn duration(seconds: u64) -> String {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
         _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_ping_names_its_path_to_programs() {
+        let pong = Reply::Pong {
+            peer_id: "p".into(),
+            ip: std::net::Ipv4Addr::LOCALHOST,
+            path: "direct".into(),
+            endpoint: None,
+            rtt_ms: 1.0,
+        };
+        let none = Reply::NoPong { peer_id: None, path: "none".into(), why: "nobody".into() };
+        for (reply, path) in [(pong, "direct"), (none, "none")] {
+            let value = serde_json::to_value(&reply).unwrap();
+            assert_eq!(inner(&value)["path"], path);
+        }
+        assert!(reply_line("x", 1, &Reply::Failed("no".into())).is_err());
     }
 }

@@ -82,6 +82,7 @@ pub struct Guest {
     is_up: bool,
     address: Option<Ipv4Addr>,
     dns_server: Option<Ipv4Addr>,
+    transfers: u16,
     to_send: usize,
     sent: u32,
     asked: u32,
@@ -131,6 +132,7 @@ impl Guest {
             is_up: false,
             address: None,
             dns_server: None,
+            transfers: 0,
             to_send: 0,
             sent: 0,
             asked: 0,
@@ -224,7 +226,8 @@ impl Guest {
 
     /// Sends bytes over a new TCP connection.
     pub fn transfer(&mut self, to: Ipv4Addr, bytes: usize) {
-        let port = 40_000 + (self.sent as u16 + self.asked as u16 + (bytes as u16 & 0xff)) % 20_000;
+        self.transfers = self.transfers.wrapping_add(1);
+        let port = 40_000 + self.transfers % 20_000;
         let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.client);
         socket.abort();
         if socket.connect(self.interface.context(), (IpAddress::Ipv4(to), PORT), port).is_ok() {

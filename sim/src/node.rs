@@ -1,6 +1,6 @@
 //! One machine: its disk and clocks, which survive; the process, which may crash; and the guest behind its TAP.
 //!
-//! A process is the overlay's state machine behind its [`Driver`], the [`Engine`] once the namespace is known, and the
+//! A process is the overlay's state machine behind its driver, the [`Engine`] once the namespace is known, and the
 //! fast path on the engine's snapshot: what a TAP or socket brings goes there first, as in the daemon's packet threads.
 
 use std::collections::BTreeMap;
@@ -424,6 +424,8 @@ impl Node {
                 Observation::Lost(ip, why)
             }
             engine::Event::NameBound { name } => Observation::Named(name),
+            refused @ engine::Event::NameRefused { .. } => Observation::State(format!("{refused:?}")),
+            engine::Event::NameRefused { .. } => return,
             engine::Event::StateChanged { state, cause } => Observation::State(format!("{state} {cause}")),
             engine::Event::Forward { id, .. } => {
                 // There are no other resolvers in this world.

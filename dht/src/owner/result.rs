@@ -200,9 +200,8 @@ impl Leases {
     pub(super) fn stale(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey, last: u64) {
         out.drop(DropReason::Cloned);
         self.reached(env, out);
-        if last >= self.reserved {
-            self.next_seq = last.saturating_add(1);
-        }
+        // A clone of this identity, or this one in an earlier life that was erased within the same second.
+        self.next_seq = self.next_seq.max(last.saturating_add(1));
         let Some(pending) = self.entries.get_mut(key).and_then(|entry| entry.pending.as_mut()) else { return };
         pending.stale += 1;
         if pending.stale > 3 {

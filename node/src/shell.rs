@@ -205,6 +205,7 @@ impl Shell {
                 }
             }
             Event::NameBound { name } => report::note(&format!("{}: named {name}.{}", self.name, self.summary.zone)),
+            Event::NameRefused { why } => report::note(&format!("{}: {why}", self.name)),
             Event::StateChanged { state, cause } => {
                 let cause = if cause.is_empty() { String::new() } else { format!(": {cause}") };
                 report::note(&format!("{}: {state}{cause}", self.name));

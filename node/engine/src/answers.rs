@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bridge::DnsClient;
 use dht::clock::Now;
-use dht::{Command, LeaseKey};
+use dht::{ClaimError, Command};
 
 use crate::engine::{Engine, Event, Pending};
 use crate::status::Quorum;
@@ -43,7 +43,7 @@ impl Engine {
                 let token = self.dns_clients.token(client);
                 self.dns.handle_query(token, transport, &message, now.mono);
             }
-            bridge::Event::Resolve { ip } => self.resolve(ip),
+            bridge::Event::Resolve { ip } => self.resolve(ip, now),
             bridge::Event::Unproven { peer, ip } => self.ask_lease(peer, ip, now),
         }
     }
@@ -70,15 +70,20 @@ impl Engine {
         any
     }
 
-    pub(crate) fn dns_event(&mut self, event: dns::Event) {
-        match event {
-            dns::Event::Resolve { id, what: dns::Question::Name(name) } => {
-                self.command(Pending::DnsName { query: id }, |id| Command::ResolveName { id, name });
+    pub(crate) fn dns_event(&mut self, event: dns::Event, now: Now) {
+        let (query, given) = match event {
+            dns::Event::Resolve { id: query, what: dns::Question::Name(name) } => {
+                (query, self.command(Pending::DnsName { query }, |id| Command::ResolveName { id, name }))
             }
-            dns::Event::Resolve { id, what: dns::Question::Address(ip) } => {
-                self.command(Pending::DnsAddress { query: id }, |id| Command::ResolvePeerName { id, ip });
+            dns::Event::Resolve { id: query, what: dns::Question::Address(ip) } => {
+                (query, self.command(Pending::DnsAddress { query }, |id| Command::ResolvePeerName { id, ip }))
             }
-            dns::Event::Forward { id, transport, message } => self.emit(Event::Forward { id, transport, message }),
+            dns::Event::Forward { id, transport, message } => {
+                return self.emit(Event::Forward { id, transport, message });
+            }
+        };
+        if !given {
+            self.dns.handle_resolved(query, dns::Answer::Unknown, now.mono);
         }
     }
 
@@ -87,15 +92,14 @@ impl Engine {
             dht::Event::Claimed { id, outcome } => self.claimed(id.0, outcome, now),
             dht::Event::LeaseChanged { lease } => self.lease_changed(lease, now),
             dht::Event::LeaseLost { key, why } => self.lease_lost(&key, why, now),
-            dht::Event::Released { id } => {
-                self.pending.remove(&id.0);
-            }
+            // A release is not waited for.
+            dht::Event::Released { id: _ } => {}
             dht::Event::Resolved { id, outcome } => self.resolved(id.0, outcome, now),
             dht::Event::LeaseChecked { id, from, outcome } => {
-                if let Some(Pending::CheckLease { peer }) = self.pending.remove(&id.0)
+                if let Some(Pending::CheckLease { peer, certificate }) = self.pending.remove(&id.0)
                     && peer == from
                 {
-                    self.lease_checked(peer, outcome, now);
+                    self.lease_checked(peer, certificate, outcome, now);
                 }
             }
             dht::Event::Superseded { ip, owner } => self.superseded(ip, owner),
@@ -113,18 +117,24 @@ impl Engine {
         }
     }
 
-    fn claimed(&mut self, id: u64, outcome: Result<dht::Lease, dht::ClaimError>, now: Now) {
-        match self.pending.remove(&id) {
+    fn claimed(&mut self, id: u64, outcome: Result<dht::Lease, ClaimError>, now: Now) {
+        let pending = self.pending.remove(&id);
+        let outcome = match outcome {
+            // Nobody waits for it any more: what was granted is given back.
+            Ok(lease) if pending.is_none() || self.hosts.left => {
+                self.give_back(lease.key);
+                Err(ClaimError::GivenUp)
+            }
+            outcome => outcome,
+        };
+        match pending {
             Some(Pending::OwnAddress) => self.own_address_claimed(outcome, now),
-            Some(Pending::DhcpAddress { request, own }) => self.dhcp_claimed(request, own, outcome, now),
+            Some(Pending::DhcpAddress { request, own, only_wanted }) => {
+                self.dhcp_claimed(request, (own, only_wanted), outcome, now);
+            }
             Some(Pending::OwnName { name }) => self.own_name_claimed(name, outcome, now),
             Some(Pending::ClientName { ip, name }) => self.client_name_claimed(ip, name, outcome),
-            _ => {
-                // Nobody waits for it: what was granted is given back.
-                if let Ok(dht::Lease { key: LeaseKey::Address(ip), .. }) = outcome {
-                    self.command(Pending::Nothing, |id| Command::ReleaseAddress { id, ip });
-                }
-            }
+            _ => self.count("stray-claim"),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bridge::{Bridge, Offload};
 use dht::clock::Now;
-use dht::{ClientId, Command, CommandId};
+use dht::{ClientId, Command, CommandId, LeaseKey};
 use dns::Responder;
 use ipnet::Ipv4Net;
 use libp2p_identity::PeerId;
@@ -71,6 +71,11 @@ pub enum Event {
         /// The host name, without the zone.
         name: String,
     },
+    /// The name that this machine asked for is not to be had. Told once, until there is a name.
+    NameRefused {
+        /// Which, and why.
+        why: String,
+    },
     /// The state, as status shows it, is another one.
     StateChanged {
         /// The new state.
@@ -100,15 +105,14 @@ pub enum Event {
 #[derive(Debug)]
 pub(crate) enum Pending {
     OwnAddress,
-    DhcpAddress { request: dhcp::RequestId, own: bool },
+    DhcpAddress { request: dhcp::RequestId, own: bool, only_wanted: bool },
     OwnName { name: String },
     ClientName { ip: Ipv4Addr, name: String },
     Route { ip: Ipv4Addr },
     DnsName { query: dns::QueryId },
     DnsAddress { query: dns::QueryId },
-    CheckLease { peer: PeerId },
+    CheckLease { peer: PeerId, certificate: Vec<u8> },
     Request { id: RequestId },
-    Nothing,
 }
 
 /// One namespace on one machine, without I/O.
@@ -307,15 +311,27 @@ impl Engine {
         self.drain(now);
     }
 
-    pub(crate) fn command(&mut self, pending: Pending, make: impl FnOnce(CommandId) -> Command) {
+    /// Gives a command whose answer is waited for; false if too many are under way already.
+    #[must_use]
+    pub(crate) fn command(&mut self, pending: Pending, make: impl FnOnce(CommandId) -> Command) -> bool {
         if self.pending.len() >= MAX_PENDING {
             self.count("too-many-commands");
-            return;
+            return false;
         }
         self.next_command += 1;
         self.pending.insert(self.next_command, pending);
-        let command = make(CommandId(self.next_command));
-        self.output.push_back(Output::Command(command));
+        self.tell(make(CommandId(self.next_command)));
+        true
+    }
+
+    /// Gives back what was leased. Nothing waits for the answer, and so nothing keeps it from being told.
+    pub(crate) fn give_back(&mut self, key: LeaseKey) {
+        self.next_command += 1;
+        let id = CommandId(self.next_command);
+        self.tell(match key {
+            LeaseKey::Address(ip) => Command::ReleaseAddress { id, ip },
+            LeaseKey::Name(name) => Command::ReleaseName { id, name },
+        });
     }
 
     pub(crate) fn tell(&mut self, command: Command) {
@@ -360,7 +376,7 @@ impl Engine {
             }
             while let Some(event) = self.dns.poll_event() {
                 idle = false;
-                self.dns_event(event);
+                self.dns_event(event, now);
             }
             idle &= !self.drain_replies(now);
             if idle {

@@ -30,8 +30,14 @@ pub(crate) struct Hosts {
     /// Granted by the register; not all are in use (an OFFER holds one too).
     pub(crate) leases: BTreeMap<Ipv4Addr, Lease>,
     pub(crate) bound: BTreeMap<Ipv4Addr, Host>,
-    pub(crate) claiming: bool,
+    /// This machine had an address, and has none now.
+    pub(crate) lost: bool,
+    /// Everything was given back for good: nothing is claimed any more.
+    pub(crate) left: bool,
     pub(crate) last_error: Option<String>,
+    /// Why a machine behind the TAP gets no address.
+    pub(crate) clients_error: Option<String>,
+    claiming: bool,
     retry_at: Option<Instant>,
     retries: u32,
 }
@@ -53,7 +59,15 @@ impl Hosts {
         [lapse, retry].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
+    pub(crate) fn leave(&mut self) {
+        self.left = true;
+        self.retry_at = None;
+    }
+
     fn schedule_retry(&mut self, now: Now) {
+        if self.left {
+            return;
+        }
         let wait = FIRST_RETRY.saturating_mul(1 << self.retries.min(5)).min(MAX_RETRY);
         self.retries += 1;
         self.retry_at = Some(now.mono + wait);
@@ -61,14 +75,13 @@ impl Hosts {
 }
 
 impl Engine {
-    pub(crate) fn claim_own_address(&mut self, _now: Now) {
-        if self.config.addressing != Addressing::Own || self.hosts.claiming {
+    pub(crate) fn claim_own_address(&mut self, now: Now) {
+        if self.config.addressing != Addressing::Own || self.hosts.claiming || self.hosts.left {
             return;
         }
-        self.hosts.claiming = true;
         self.hosts.retry_at = None;
         let client = self.self_client();
-        self.command(Pending::OwnAddress, |id| Command::ClaimAddress {
+        self.hosts.claiming = self.command(Pending::OwnAddress, |id| Command::ClaimAddress {
             id,
             client,
             want: None,
@@ -76,6 +89,9 @@ impl Engine {
             hold: Hold::Full,
             keep: true,
         });
+        if !self.hosts.claiming {
+            self.hosts.schedule_retry(now);
+        }
     }
 
     pub(crate) fn own_address_claimed(&mut self, outcome: Result<Lease, ClaimError>, now: Now) {
@@ -84,7 +100,6 @@ impl Engine {
             Ok(lease) => {
                 let LeaseKey::Address(ip) = lease.key else { return };
                 self.hosts.retries = 0;
-                self.hosts.last_error = None;
                 self.hosts.leases.insert(ip, lease.clone());
                 let host = Host { mac: self.config.tap_mac, lease, name: None, own: true };
                 self.bind(ip, host, now);
@@ -100,6 +115,10 @@ impl Engine {
 
     /// A lease is in use from here on: answered for in ARP, routed, proven to peers.
     pub(crate) fn bind(&mut self, ip: Ipv4Addr, host: Host, now: Now) {
+        if host.own {
+            self.hosts.lost = false;
+            self.hosts.last_error = None;
+        }
         self.bridge.set_host(ip, EthernetAddress(host.mac));
         if let Some(name) = &host.name {
             self.dns.set_local(name, ip);
@@ -109,13 +128,18 @@ impl Engine {
     }
 
     pub(crate) fn unbind(&mut self, ip: Ipv4Addr, why: &'static str, now: Now) {
-        self.hosts.leases.remove(&ip);
+        if self.hosts.leases.remove(&ip).is_some() {
+            // There is room for another.
+            self.hosts.clients_error = None;
+        }
         self.dhcp.handle_lost(ip, now.mono);
         let Some(host) = self.hosts.bound.remove(&ip) else { return };
         self.bridge.remove_host(ip);
         self.dns.remove_local(ip);
         if host.own {
             self.emit(Event::AddressLost { ip, why });
+            self.hosts.lost = true;
+            self.hosts.last_error = Some(format!("{ip} is no longer ours: {why}"));
             self.hosts.schedule_retry(now);
         }
     }
@@ -132,8 +156,11 @@ impl Engine {
     }
 
     pub(crate) fn retry_claims(&mut self, now: Now) {
-        if self.hosts.retry_at.is_some_and(|at| at <= now.mono) && self.hosts.own().is_none() {
-            self.claim_own_address(now);
+        if self.hosts.retry_at.is_some_and(|at| at <= now.mono) {
+            self.hosts.retry_at = None;
+            if self.hosts.own().is_none() {
+                self.claim_own_address(now);
+            }
         }
         self.retry_name(now);
     }
@@ -165,14 +192,11 @@ impl Engine {
                     dhcp::Hold::Offer if !own => Hold::Offer,
                     dhcp::Hold::Offer | dhcp::Hold::Full => Hold::Full,
                 };
-                self.command(Pending::DhcpAddress { request: id, own }, |id| Command::ClaimAddress {
-                    id,
-                    client,
-                    want,
-                    only_wanted,
-                    hold,
-                    keep: own,
-                });
+                let pending = Pending::DhcpAddress { request: id, own, only_wanted };
+                let command = |id| Command::ClaimAddress { id, client, want, only_wanted, hold, keep: own };
+                if self.hosts.left || !self.command(pending, command) {
+                    self.dhcp.handle_outcome(id, dhcp::Outcome::Unavailable, now.mono);
+                }
             }
             dhcp::Event::Bound { client, mac, ip, hostname } => self.client_bound(&client, mac, ip, hostname, now),
             dhcp::Event::Release { client: _, ip } => self.client_released(ip, now),
@@ -186,7 +210,7 @@ impl Engine {
     pub(crate) fn dhcp_claimed(
         &mut self,
         request: dhcp::RequestId,
-        own: bool,
+        (own, only_wanted): (bool, bool),
         outcome: Result<Lease, ClaimError>,
         now: Now,
     ) {
@@ -194,7 +218,9 @@ impl Engine {
             Ok(lease) => {
                 let LeaseKey::Address(ip) = lease.key else { return };
                 let remaining = lease.usable_until.0.saturating_sub(now.owner.0);
-                self.hosts.leases.insert(ip, lease.clone());
+                if self.hosts.leases.insert(ip, lease.clone()).is_none() {
+                    self.hosts.clients_error = None;
+                }
                 if let Some(host) = self.hosts.bound.get_mut(&ip) {
                     host.lease = lease;
                     host.own |= own;
@@ -202,8 +228,15 @@ impl Engine {
                 }
                 dhcp::Outcome::Granted { ip, remaining }
             }
-            Err(ClaimError::Unavailable { .. }) => dhcp::Outcome::Unavailable,
-            Err(_) => dhcp::Outcome::Taken,
+            Err(ClaimError::Unavailable(_) | ClaimError::GivenUp) => dhcp::Outcome::Unavailable,
+            Err(ClaimError::Refused(why)) => {
+                self.count("dhcp-refused");
+                if !own && !only_wanted {
+                    self.hosts.clients_error = Some(format!("a machine behind the TAP gets no address: {why}"));
+                }
+                dhcp::Outcome::Taken
+            }
+            Err(ClaimError::Taken { .. } | ClaimError::NoneFree) => dhcp::Outcome::Taken,
         };
         self.dhcp.handle_outcome(request, outcome, now.mono);
     }
@@ -234,7 +267,7 @@ impl Engine {
         self.release_names_of(ip);
         if self.hosts.leases.contains_key(&ip) {
             self.unbind(ip, "released", now);
-            self.command(Pending::Nothing, |id| Command::ReleaseAddress { id, ip });
+            self.give_back(LeaseKey::Address(ip));
         }
     }
 

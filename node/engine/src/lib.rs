@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod answers;
+mod bucket;
 mod config;
 mod engine;
 pub mod fast;
@@ -29,6 +30,8 @@ mod routes;
 mod session_message;
 mod snapshot;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Addressing, Config, Hostname};
 pub use engine::{Engine, Event, Output};

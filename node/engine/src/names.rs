@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use dht::clock::Now;
-use dht::{ClaimError, ClientId, Command, Lease};
+use dht::{ClaimError, ClientId, Command, Lease, LeaseKey};
 
 use crate::config::Hostname;
 use crate::engine::{Engine, Event, Pending};
@@ -23,6 +23,7 @@ pub(crate) struct Names {
     suffix: u32,
     pub(crate) own: Option<String>,
     pub(crate) trouble: Option<String>,
+    refusal_told: bool,
     claiming: bool,
     retry_at: Option<Instant>,
     clients: BTreeMap<Ipv4Addr, String>,
@@ -35,6 +36,7 @@ impl Names {
             suffix: 1,
             own: None,
             trouble: None,
+            refusal_told: false,
             claiming: false,
             retry_at: None,
             clients: BTreeMap::new(),
@@ -43,6 +45,10 @@ impl Names {
 
     pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         self.retry_at.map(|at| (at, "claim the name again"))
+    }
+
+    pub(crate) fn leave(&mut self) {
+        self.retry_at = None;
     }
 
     fn candidate(&self) -> String {
@@ -55,25 +61,32 @@ impl Names {
 
 impl Engine {
     pub(crate) fn claim_own_name(&mut self, now: Now) {
-        if self.names.claiming {
+        if self.names.claiming || self.hosts.left {
             return;
         }
         if let Some(name) = self.names.own.clone() {
             self.own_name_bound(name, now);
             return;
         }
-        self.names.claiming = true;
         self.names.retry_at = None;
         let name = self.names.candidate();
         let client = self.self_client();
-        self.command(Pending::OwnName { name: name.clone() }, |id| Command::ClaimName { id, name, client, keep: true });
+        let pending = Pending::OwnName { name: name.clone() };
+        self.names.claiming = self.command(pending, |id| Command::ClaimName { id, name, client, keep: true });
+        if !self.names.claiming {
+            self.names.retry_at = Some(now.mono + RETRY_SOON);
+        }
     }
 
     pub(crate) fn own_name_claimed(&mut self, name: String, outcome: Result<Lease, ClaimError>, now: Now) {
         self.names.claiming = false;
+        if self.hosts.left {
+            return;
+        }
         match (outcome, &self.names.wanted) {
             (Ok(_), _) => {
                 self.names.trouble = None;
+                self.names.refusal_told = false;
                 self.own_name_bound(name, now);
             }
             (Err(ClaimError::Taken { .. }), Hostname::Default(_)) if self.names.suffix < MAX_SUFFIX => {
@@ -81,8 +94,12 @@ impl Engine {
                 self.claim_own_name(now);
             }
             (Err(error), _) => {
-                let soon = matches!(error, ClaimError::Unavailable { .. });
-                self.names.trouble = Some(format!("the name {name} is not ours: {error}"));
+                let soon = matches!(error, ClaimError::Unavailable(_));
+                let why = format!("the name {name} is not ours: {error}");
+                self.names.trouble = Some(why.clone());
+                if !soon && !std::mem::replace(&mut self.names.refusal_told, true) {
+                    self.emit(Event::NameRefused { why });
+                }
                 self.names.retry_at = Some(now.mono + if soon { RETRY_SOON } else { RETRY });
             }
         }
@@ -111,11 +128,14 @@ impl Engine {
     pub(crate) fn claim_client_name(&mut self, ip: Ipv4Addr, client: ClientId, mac: [u8; 6], hostname: Option<String>) {
         let own_machine = mac == self.config.tap_mac;
         let Some(name) = hostname.or_else(|| own_machine.then(|| self.names.candidate())) else { return };
-        if self.hosts.bound.get(&ip).is_some_and(|host| host.own) {
+        if self.hosts.left || self.hosts.bound.get(&ip).is_some_and(|host| host.own) {
             return;
         }
         let pending = Pending::ClientName { ip, name: name.clone() };
-        self.command(pending, |id| Command::ClaimName { id, name, client, keep: false });
+        if !self.command(pending, |id| Command::ClaimName { id, name, client, keep: false }) {
+            // It asks again with its next renewal.
+            self.count("client-name-refused");
+        }
     }
 
     pub(crate) fn client_name_claimed(&mut self, ip: Ipv4Addr, name: String, outcome: Result<Lease, ClaimError>) {
@@ -131,7 +151,7 @@ impl Engine {
 
     pub(crate) fn release_names_of(&mut self, ip: Ipv4Addr) {
         if let Some(name) = self.names.clients.remove(&ip) {
-            self.command(Pending::Nothing, |id| Command::ReleaseName { id, name });
+            self.give_back(LeaseKey::Name(name));
         }
     }
 

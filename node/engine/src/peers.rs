@@ -12,6 +12,7 @@ use dht::signal::{self, Candidates, Filter, Freshness, Loopback, MAX_CANDIDATES}
 use libp2p_identity::PeerId;
 use tunnel::{Candidate, CandidateKind};
 
+use crate::bucket::Bucket;
 use crate::engine::Engine;
 
 /// Members whose keys we hold at once.
@@ -21,11 +22,14 @@ const SIGNAL_EVERY: Duration = Duration::from_secs(1);
 /// How many of our addresses, as others see them, are remembered.
 const MAX_OBSERVED: usize = 4;
 
-struct Peer {
+#[derive(Default)]
+pub(crate) struct Peer {
     keyed: bool,
     up: bool,
     signalled: Option<Instant>,
     wanted: bool,
+    /// What it may show us of its leases.
+    pub(crate) certificates: Bucket,
 }
 
 /// What the engine knows of other members, and what it tells them of itself.
@@ -67,11 +71,11 @@ impl Peers {
         self.known.keys()
     }
 
-    fn entry(&mut self, peer: PeerId) -> Option<&mut Peer> {
+    pub(crate) fn entry(&mut self, peer: PeerId) -> Option<&mut Peer> {
         if self.known.len() >= MAX_PEERS && !self.known.contains_key(&peer) {
             return None;
         }
-        Some(self.known.entry(peer).or_insert(Peer { keyed: false, up: false, signalled: None, wanted: false }))
+        Some(self.known.entry(peer).or_default())
     }
 
     fn own_candidates(&self) -> Vec<Candidate> {
@@ -113,6 +117,7 @@ impl Engine {
 
     pub(crate) fn peer_denied(&mut self, peer: PeerId, now: Now) {
         self.tunnel.remove_peer(peer, now.mono);
+        self.forget_routes_of(peer);
         self.bridge.forbid_all(peer);
         self.peers.known.remove(&peer);
     }

@@ -135,23 +135,27 @@ impl Engine {
 
     fn begin(&mut self, id: RequestId, request: Request, now: Now) {
         let pending = Pending::Request { id };
-        match request {
+        let given = match request {
             Request::Lookup { what } => {
                 self.wait(id, Waits::Lookup, now);
-                self.resolve_for_request(pending, &what);
+                self.resolve_for_request(pending, &what)
             }
             Request::Ping { what } => {
                 self.wait(id, Waits::PingResolve, now);
-                self.resolve_for_request(pending, &what);
+                self.resolve_for_request(pending, &what)
             }
             Request::Invite { uses, ttl, role, hosts, contacts } => {
                 self.wait(id, Waits::Invite, now);
-                self.command(pending, |id| Command::Invite { id, uses, ttl, role, hosts, contacts });
+                self.command(pending, |id| Command::Invite { id, uses, ttl, role, hosts, contacts })
             }
             Request::Leave => {
                 self.wait(id, Waits::Leave, now);
-                self.command(pending, |id| Command::Leave { id });
+                self.command(pending, |id| Command::Leave { id })
             }
+        };
+        if !given {
+            self.requests.waiting.remove(&id);
+            self.reply(id, Reply::Failed("the register is busy; try again in a few seconds".into()));
         }
     }
 
@@ -159,13 +163,13 @@ impl Engine {
         self.requests.waiting.insert(id, Waiting { kind, until: now.mono + DEADLINE });
     }
 
-    fn resolve_for_request(&mut self, pending: Pending, what: &str) {
+    fn resolve_for_request(&mut self, pending: Pending, what: &str) -> bool {
         let key = what.parse::<Ipv4Addr>().map(LeaseKey::Address).unwrap_or_else(|_| {
             let name = what.trim_end_matches('.').to_ascii_lowercase();
             let label = name.strip_suffix(&format!(".{}", self.config.zone)).unwrap_or(&name);
             LeaseKey::Name(label.to_owned())
         });
-        self.command(pending, |id| Command::LookUp { id, key });
+        self.command(pending, |id| Command::LookUp { id, key })
     }
 
     pub(crate) fn request_resolved(&mut self, id: RequestId, outcome: dht::Resolution, now: Now) {
@@ -240,6 +244,8 @@ impl Engine {
     }
 
     pub(crate) fn left(&mut self, command: u64, now: Now) {
+        self.hosts.leave();
+        self.names.leave();
         let held: Vec<Ipv4Addr> = self.hosts.leases.keys().copied().collect();
         for ip in held {
             self.unbind(ip, "left the namespace", now);

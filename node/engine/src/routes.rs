@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use bridge::Resolution;
+use dht::certificate::LeaseCert;
 use dht::clock::Now;
+use dht::codec::Wire;
 use dht::{Command, Proven};
 use libp2p_identity::PeerId;
 
@@ -16,9 +18,16 @@ const MAX_ROUTES: usize = 4096;
 /// What was learnt is used for this long at most, and asked for again at half of it.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
+/// A proof that is younger than this need not be given again.
+const FRESH: Duration = Duration::from_secs(60);
+
 struct Route {
     peer: PeerId,
     name: Option<String>,
+    certificate: Vec<u8>,
+    proven_at: Instant,
+    /// How long the proof counts; the route may end before.
+    proven_until: Instant,
     until: Instant,
     refresh: Instant,
 }
@@ -43,15 +52,17 @@ impl Routes {
 }
 
 impl Engine {
-    pub(crate) fn resolve(&mut self, ip: Ipv4Addr) {
-        self.command(Pending::Route { ip }, |id| Command::ResolveAddress { id, ip });
+    pub(crate) fn resolve(&mut self, ip: Ipv4Addr, now: Now) {
+        if !self.command(Pending::Route { ip }, |id| Command::ResolveAddress { id, ip }) {
+            self.bridge.handle_resolved(ip, Resolution::Unknown, now.mono);
+        }
     }
 
     pub(crate) fn route_resolved(&mut self, ip: Ipv4Addr, outcome: dht::Resolution, now: Now) {
         let answer = match outcome {
             dht::Resolution::Found { owner, .. } if owner == self.me => Resolution::Absent,
-            dht::Resolution::Found { owner, name, remaining, .. } => {
-                self.learn_route(ip, owner, name, remaining, now);
+            dht::Resolution::Found { ip: _, owner, name, token: _, certificate, remaining } => {
+                self.learn_route(ip, (owner, name, certificate), remaining, now);
                 Resolution::Peer(owner)
             }
             dht::Resolution::Absent => {
@@ -63,14 +74,36 @@ impl Engine {
         self.bridge.handle_resolved(ip, answer, now.mono);
     }
 
-    pub(crate) fn lease_checked(&mut self, peer: PeerId, outcome: Result<Proven, dht::CertError>, now: Now) {
+    pub(crate) fn lease_checked(
+        &mut self,
+        peer: PeerId,
+        certificate: Vec<u8>,
+        outcome: Result<Proven, dht::CertError>,
+        now: Now,
+    ) {
         match outcome {
             Ok(proven) => {
-                self.learn_route(proven.ip, peer, proven.name, proven.remaining, now);
+                self.learn_route(proven.ip, (peer, proven.name, certificate), proven.remaining, now);
                 self.bridge.handle_resolved(proven.ip, Resolution::Peer(peer), now.mono);
             }
             Err(_) => self.count("unproven-lease"),
         }
+    }
+
+    /// Whether the peer shows what it proved just now. Its route then goes on for as long as it says, and never for
+    /// longer than it proved.
+    pub(crate) fn shown_again(&mut self, peer: PeerId, certificate: &[u8], stated: Duration, now: Now) -> bool {
+        let Some(ip) = LeaseCert::from_bytes(certificate).ok().and_then(|lease| lease.address()) else { return false };
+        let Some(route) = self.routes.by_ip.get_mut(&ip) else { return false };
+        if route.peer != peer || route.certificate != certificate || now.mono >= route.proven_at + FRESH {
+            return false;
+        }
+        let until = (now.mono + stated.min(MAX_AGE)).min(route.proven_until);
+        if until > route.until {
+            route.until = until;
+            route.refresh = now.mono + until.saturating_duration_since(now.mono) / 2;
+        }
+        true
     }
 
     /// A newer owner than the one we acted upon: from here on the old one's packets are refused.
@@ -80,7 +113,13 @@ impl Engine {
         }
     }
 
-    fn learn_route(&mut self, ip: Ipv4Addr, peer: PeerId, name: Option<String>, remaining: Duration, now: Now) {
+    fn learn_route(
+        &mut self,
+        ip: Ipv4Addr,
+        (peer, name, certificate): (PeerId, Option<String>, Vec<u8>),
+        remaining: Duration,
+        now: Now,
+    ) {
         if peer == self.me || self.hosts.bound.contains_key(&ip) {
             return;
         }
@@ -92,7 +131,16 @@ impl Engine {
             return;
         }
         let age = remaining.min(MAX_AGE);
-        self.routes.by_ip.insert(ip, Route { peer, name, until: now.mono + age, refresh: now.mono + age / 2 });
+        let route = Route {
+            peer,
+            name,
+            certificate,
+            proven_at: now.mono,
+            proven_until: now.mono + remaining,
+            until: now.mono + age,
+            refresh: now.mono + age / 2,
+        };
+        self.routes.by_ip.insert(ip, route);
         self.bridge.permit(peer, ip);
     }
 
@@ -100,6 +148,12 @@ impl Engine {
         if let Some(route) = self.routes.by_ip.remove(&ip) {
             self.bridge.forbid(route.peer, ip);
             self.dns.forget(ip);
+        }
+    }
+
+    pub(crate) fn forget_routes_of(&mut self, peer: PeerId) {
+        while let Some((ip, _)) = self.routes.of_peer(&peer) {
+            self.forget_route(ip);
         }
     }
 
@@ -118,7 +172,7 @@ impl Engine {
             } else if let Some(route) = self.routes.by_ip.get_mut(&ip) {
                 route.refresh = route.until;
                 if self.peers.is_up(&peer) {
-                    self.resolve(ip);
+                    self.resolve(ip, now);
                 }
             }
         }

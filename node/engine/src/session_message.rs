@@ -13,6 +13,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dht::Command;
+use dht::certificate::MAX_CERTIFICATE;
 use dht::clock::Now;
 use libp2p_identity::PeerId;
 use tunnel::Kind;
@@ -90,13 +91,7 @@ impl Engine {
         match SessionMessage::parse(payload) {
             Some(SessionMessage::Leases(leases)) => {
                 for (remaining, certificate) in leases {
-                    let certificate = certificate.to_vec();
-                    self.command(Pending::CheckLease { peer }, |id| Command::CheckLease {
-                        id,
-                        from: peer,
-                        certificate,
-                        remaining,
-                    });
+                    self.lease_shown(peer, certificate, remaining, now);
                 }
             }
             Some(SessionMessage::NoLease(ip)) => {
@@ -108,6 +103,23 @@ impl Engine {
             Some(SessionMessage::Pong(number)) => self.ponged(peer, number, now),
             None => self.count("bad-session-message"),
         }
+    }
+
+    /// The register checks what is new: signatures, so a peer may make it do so only now and then.
+    fn lease_shown(&mut self, from: PeerId, certificate: &[u8], remaining: Duration, now: Now) {
+        if certificate.len() > MAX_CERTIFICATE {
+            return self.count("bad-session-message");
+        }
+        if self.shown_again(from, certificate, remaining, now) {
+            return;
+        }
+        if !self.peers.entry(from).is_some_and(|peer| peer.certificates.take(now.mono)) {
+            return self.count("lease-flood");
+        }
+        let certificate = certificate.to_vec();
+        let pending = Pending::CheckLease { peer: from, certificate: certificate.clone() };
+        // What is not given is counted; the peer shows it again when it is asked.
+        let _given = self.command(pending, |id| Command::CheckLease { id, from, certificate, remaining });
     }
 
     /// Proves all our addresses to one peer.

@@ -287,7 +287,9 @@ impl Engine {
             let end = end.map_or(String::new(), |end| format!("; the address ends in {end} s unless it does"));
             format!("{why}, for {since} s{end}")
         });
-        silent.or_else(|| self.hosts.last_error.clone()).or_else(|| self.names.trouble.clone())
+        let ours =
+            || [&self.hosts.last_error, &self.hosts.clients_error, &self.names.trouble].into_iter().flatten().next();
+        silent.or_else(|| ours().cloned())
     }
 
     pub(crate) fn note_state(&mut self, now: Now) {
@@ -305,8 +307,9 @@ impl Engine {
         match (self.config.addressing, self.hosts.own().is_some()) {
             (Addressing::Own, true) if reachable => State::Bound,
             (Addressing::Own, true) => State::Renewing,
+            (Addressing::Own, false) if self.hosts.left => State::Joined,
             (Addressing::Own, false) if !reachable => State::Partitioned,
-            (Addressing::Own, false) if self.names.own.is_some() => State::Lost,
+            (Addressing::Own, false) if self.hosts.lost => State::Lost,
             (Addressing::Own, false) => State::Claiming,
             (Addressing::Clients, _) if reachable => State::Joined,
             (Addressing::Clients, _) => State::Partitioned,

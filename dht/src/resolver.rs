@@ -370,7 +370,11 @@ impl Resolver {
         if seen.is_some_and(|seen| token < seen.token) {
             return Err(CertError::Superseded);
         }
-        cert.verify(env.ns, env.config, env.chain)?;
+        // What is remembered was verified: the same bytes need that no second time.
+        let cached = self.cache.map.get(&LeaseKey::Address(ip)).and_then(|cached| cached.found.as_ref());
+        if cached.is_none_or(|found| found.certificate != certificate) {
+            cert.verify(env.ns, env.config, env.chain)?;
+        }
         // Whatever the peer says of its remaining time, it ends with what this token can last here.
         let first = seen.filter(|seen| seen.token == token).map_or(env.now.owner, |seen| seen.first);
         let end = first.0.saturating_add(env.guard(cert.record.dur()));

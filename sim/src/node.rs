@@ -424,8 +424,6 @@ impl Node {
                 Observation::Lost(ip, why)
             }
             engine::Event::NameBound { name } => Observation::Named(name),
-            refused @ engine::Event::NameRefused { .. } => Observation::State(format!("{refused:?}")),
-            engine::Event::NameRefused { .. } => return,
             engine::Event::StateChanged { state, cause } => Observation::State(format!("{state} {cause}")),
             engine::Event::Forward { id, .. } => {
                 // There are no other resolvers in this world.

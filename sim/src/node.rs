@@ -424,6 +424,7 @@ impl Node {
                 Observation::Lost(ip, why)
             }
             engine::Event::NameBound { name } => Observation::Named(name),
+            engine::Event::NameRefused { why } => Observation::State(why),
             engine::Event::StateChanged { state, cause } => Observation::State(format!("{state} {cause}")),
             engine::Event::Forward { id, .. } => {
                 // There are no other resolvers in this world.

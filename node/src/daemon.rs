@@ -203,9 +203,7 @@ impl Daemon {
     /// Ends all namespaces in order: their leases and memberships stay.
     pub(crate) async fn shut_down(&self) {
         let namespaces = std::mem::take(&mut *self.namespaces.lock().await);
-        for running in namespaces.into_values() {
-            running.stop().await;
-        }
+        futures::future::join_all(namespaces.values().map(|running| running.stop())).await;
         self.stop.store(true, Ordering::Relaxed);
         let _ = std::fs::remove_file(self.state.control_socket());
     }

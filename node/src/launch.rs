@@ -266,6 +266,29 @@ mod tests {
     }
 
     #[test]
+    fn a_join_that_had_not_begun_needs_a_token_and_others_do_not_suffer() {
+        let path = std::env::temp_dir().join(format!("overlay-launch-{}", std::process::id()));
+        let state = StateDir::open(&path).unwrap();
+        let [empty, damaged] = [1, 2].map(|id| state.namespace(NamespaceId([id; 32])));
+        for dir in [&empty, &damaged] {
+            dir.make().unwrap();
+            drop(Store::create(&dir.store(), &[]).unwrap());
+        }
+        empty.write_settings(&Settings { joining: true, ..settings("home", &[]) }).unwrap();
+        std::fs::write(damaged.store().with_file_name("settings.json"), "{").unwrap();
+
+        let (dir, found) = state.find("home").unwrap().unwrap();
+        assert!(is_unfinished(&dir, &found).unwrap());
+        let now = crate::io::clock::SystemClock::start().now();
+        let error = resume(&state, dir, found, now).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("home needs a token"), "{error}");
+        // It may be the damaged one that is called so: that is not to be founded anew.
+        assert!(state.find("lab").unwrap_err().to_string().contains("damaged"));
+        assert_eq!((state.entries().unwrap().len(), state.namespaces().unwrap().len()), (2, 1));
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
     fn who_joins_by_the_identifier_calls_it_by_its_name() {
         let id = NamespaceId([7; 32]);
         for (typed, taken, called) in [

@@ -70,6 +70,7 @@ async fn stay(state: &Path, wish: Wish) -> anyhow::Result<()> {
     harden();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let ignores_hangup = ignores_hangup();
     let mut hangup = signal(SignalKind::hangup())?;
     let daemon = Daemon::start(state, wish.start.as_ref().and_then(|start| start.options().port))?;
     // An interrupt does not undo what has failed before.
@@ -78,7 +79,7 @@ async fn stay(state: &Path, wish: Wish) -> anyhow::Result<()> {
         () = live(&daemon, wish, &failed) => {}
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
+        _ = hangup.recv(), if !ignores_hangup => {}
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     daemon.shut_down().await;
@@ -191,6 +192,17 @@ async fn introduce(daemon: &Arc<Daemon>, namespace: &Running) {
     }
 }
 
+/// Whether whoever started this wants it to outlive the terminal, as `nohup` does.
+fn ignores_hangup() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignored_signals(&status) & 1 != 0)
+}
+
+/// The mask of proc(5); signal 1, the hangup, is its lowest bit.
+fn ignored_signals(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+}
+
 /// Keys stay out of core dumps.
 fn harden() {
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
@@ -201,6 +213,12 @@ fn harden() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        assert_eq!(ignored_signals("SigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\n"), 0x1001);
+        assert_eq!(ignored_signals("Name:\toverlay\n"), 0);
+    }
 
     #[test]
     fn the_ready_line_has_a_form_for_programs() {

@@ -123,13 +123,12 @@ impl Peer {
         self.write_resp(core, from, initiation, suite, now)
     }
 
-    /// Both began: the smaller key stays initiator for half a second after its Init, and the other gives way.
+    /// Both began: for half a second the smaller key stays initiator, and the other gives way. Not longer, and not
+    /// anew with each Init: the peer may sit behind a NAT that lets nothing of ours in.
     fn ours_goes_first(&self, core: &Core, now: Instant) -> bool {
-        let outstanding = self.attempt.as_ref().and_then(|attempt| attempt.outstanding.as_ref());
-        let (Some(outstanding), Some((keys, _))) = (outstanding, &self.keys) else {
-            return false;
-        };
-        core.public < keys.x25519 && now.saturating_duration_since(outstanding.sent_at) < SIMULTANEOUS
+        let (Some(attempt), Some((keys, _))) = (&self.attempt, &self.keys) else { return false };
+        let fresh = now.saturating_duration_since(attempt.started) < SIMULTANEOUS;
+        core.public < keys.x25519 && attempt.outstanding.is_some() && fresh
     }
 
     /// Drops our own Init for the peer's. The attempt goes on a second later, and gives way only once, because an

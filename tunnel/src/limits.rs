@@ -37,7 +37,7 @@ pub(crate) const COOKIE_LIFE: Duration = Duration::from_secs(120);
 pub(crate) const LOAD_INITS: u32 = 1000;
 /// Inits per second and source while under load.
 pub(crate) const SOURCE_INITS: u32 = 20;
-/// After our own last Init, the peer's is ignored for this long, if our key is the smaller.
+/// From the beginning of an attempt of ours, the peer's Init is ignored for this long, if our key is the smaller.
 pub(crate) const SIMULTANEOUS: Duration = Duration::from_millis(500);
 /// A receiver index is not used again for this long.
 pub(crate) const INDEX_QUARANTINE: Duration = Duration::from_secs(180);

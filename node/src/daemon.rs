@@ -102,6 +102,7 @@ impl Daemon {
         let others = namespaces.values().filter(|running| running.id != prepared.dir.id);
         let ranges: Vec<_> = others.filter_map(|other| Some((other.summary()?.range, other.alias()))).collect();
         if let Some(summary) = &prepared.summary
+            && !prepared.settings.options.no_tap
             && let Err(error) = shell::refuse_overlap(self, &ranges, summary).await
         {
             if self.state.namespaces()?.len() > known {

@@ -325,17 +325,20 @@ impl Running {
 
     /// Where a newcomer's libp2p finds ours: what is advertised first, then the machine's own addresses.
     async fn contact_addresses(&self, daemon: &Arc<Daemon>) -> anyhow::Result<Vec<ContactAddress>> {
-        let (advertise, port) = {
-            let settings = lock(&self.settings);
-            (settings.options.advertise.clone(), settings.overlay_port)
-        };
-        let beside = |addr: SocketAddr| SocketAddr::new(addr.ip(), addr.port().saturating_add(1));
-        let mut addresses: Vec<SocketAddr> = advertised(&advertise).await?.into_iter().map(beside).collect();
+        let mut addresses = self.overlay_advertised(daemon).await?;
         let underlay = Underlay::look(daemon).await?;
-        addresses.extend(underlay.addresses.into_iter().map(|ip| SocketAddr::new(ip, port)));
+        addresses.extend(underlay.addresses.into_iter().map(|ip| SocketAddr::new(ip, self.overlay_port())));
         addresses.dedup();
         addresses.truncate(dht::token::MAX_ADDRESSES);
         Ok(addresses.into_iter().map(ContactAddress::Socket).collect())
+    }
+
+    /// What `--advertise` says of the data port, carried over to libp2p's: both are open side by side.
+    async fn overlay_advertised(&self, daemon: &Arc<Daemon>) -> anyhow::Result<Vec<SocketAddr>> {
+        let list = lock(&self.settings).options.advertise.clone();
+        let offset = self.overlay_port().wrapping_sub(daemon.port);
+        let beside = |addr: SocketAddr| SocketAddr::new(addr.ip(), addr.port().wrapping_add(offset));
+        Ok(advertised(&list).await?.into_iter().map(beside).collect())
     }
 
     /// The namespace's whole life.
@@ -382,8 +385,11 @@ impl Running {
     ) -> anyhow::Result<DriverConfig> {
         let data = self.dir.data_key()?;
         let mut driver = DriverConfig::new(self.id, self.identity.clone(), data, self.overlay_port(), *random()?);
-        let beside = |addr: SocketAddr| SocketAddr::new(addr.ip(), addr.port().saturating_add(1));
-        driver.advertise = advertised(&options.advertise).await?.into_iter().map(beside).collect();
+        // A name may not resolve yet while the machine starts; that is no reason not to start.
+        driver.advertise = self.overlay_advertised(daemon).await.unwrap_or_else(|error| {
+            report::note(&format!("{}: {error:#}", self.alias()));
+            Vec::new()
+        });
         let multiaddr = |text: &String| text.parse().with_context(|| format!("--peer {text} is no multiaddress"));
         driver.peers = options.peer.iter().map(multiaddr).collect::<Result<_, _>>()?;
         driver.filtered = summary.iter().map(|summary| summary.range).collect();

@@ -1,6 +1,7 @@
 //! Links, addresses and routes of the kernel, over netlink.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use futures::TryStreamExt;
@@ -9,6 +10,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use tokio::sync::Mutex;
 
 /// What we know of one network interface.
 #[derive(Clone, Debug)]
@@ -23,20 +25,22 @@ pub(crate) struct Interface {
     pub(crate) leads_out: bool,
 }
 
-/// A connection to the kernel's routing tables.
+/// A connection to the kernel's routing tables, and the turn to list something on it: a second list at the same
+/// time on one socket is refused as busy (netlink(7), `netlink_dump_start` in the kernel).
 #[derive(Clone)]
-pub(crate) struct Links(Handle);
+pub(crate) struct Links(Handle, Arc<Mutex<()>>);
 
 impl Links {
     /// Opens netlink; its task runs on the current tokio runtime.
     pub(crate) fn open() -> anyhow::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
         tokio::spawn(connection);
-        Ok(Self(handle))
+        Ok(Self(handle, Arc::default()))
     }
 
     /// The interface of this name.
     pub(crate) async fn by_name(&self, name: &str) -> anyhow::Result<Interface> {
+        let _turn = self.1.lock().await;
         let all = self.interfaces().await?;
         all.into_iter().find(|link| link.name == name).ok_or_else(|| anyhow!("no interface {name}"))
     }
@@ -55,6 +59,7 @@ impl Links {
 
     /// Takes an address away; one that is already gone is no error.
     pub(crate) async fn remove_address(&self, index: u32, ip: Ipv4Addr) -> anyhow::Result<()> {
+        let _turn = self.1.lock().await;
         let mut addresses = self.0.address().get().set_link_index_filter(index).execute();
         while let Some(message) = addresses.try_next().await? {
             if addresses_of(&message).any(|address| address == IpAddr::V4(ip)) {
@@ -66,6 +71,7 @@ impl Links {
 
     /// Every address of every interface that runs.
     pub(crate) async fn addresses(&self) -> anyhow::Result<Vec<(Interface, IpAddr)>> {
+        let _turn = self.1.lock().await;
         let links = self.interfaces().await?;
         let mut found = Vec::new();
         let mut messages = self.0.address().get().execute();
@@ -80,6 +86,7 @@ impl Links {
 
     /// IPv4 routes other than the default route, each with the name of its interface.
     pub(crate) async fn routes(&self) -> anyhow::Result<Vec<(Ipv4Net, String)>> {
+        let _turn = self.1.lock().await;
         let links = self.interfaces().await?;
         let mut found = Vec::new();
         let filter = RouteMessageBuilder::<Ipv4Addr>::new().build();

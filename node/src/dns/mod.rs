@@ -1,4 +1,4 @@
-//! DNS outside the pure [`dns`](::dns) crate: who is asked about everything that is not ours, and how this machine's own
+//! DNS outside the pure `dns` crate: who is asked about everything that is not ours, and how this machine's own
 //! resolver learns of our zone.
 //!
 //! - `forward.rs`: queries for the outside world, to the resolvers the system had before we changed anything.

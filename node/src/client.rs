@@ -45,5 +45,9 @@ pub(crate) fn call_daemon(state: &Path, what: &Call) -> anyhow::Result<serde_jso
     let stream = connect(state)?.ok_or_else(|| {
         anyhow!("no overlay runs on {}; start one with `overlay up`, `create` or `join`", state.display())
     })?;
-    call(stream, what, |_| ())
+    call(stream, what, |answer| {
+        if let Answer::Note(text) = answer {
+            crate::report::note(&text);
+        }
+    })
 }

@@ -228,6 +228,9 @@ impl Daemon {
             }
             Call::Invite { namespace, uses, ttl_s, role, hosts } => {
                 let running = self.one(Some(namespace)).await?;
+                if let Some((what, cure)) = running.unreachable(self).await {
+                    answers.send(&Answer::Note(format!("{what}; {cure}"))).await;
+                }
                 let request = running.invite_request(self, uses, Duration::from_secs(ttl_s), role, hosts).await?;
                 reply_value(self.ask(&running, request).await?)
             }

@@ -333,6 +333,12 @@ impl Running {
         Ok(addresses.into_iter().map(ContactAddress::Socket).collect())
     }
 
+    /// What to say where members elsewhere cannot reach this machine, and the cure.
+    pub(crate) async fn unreachable(&self, daemon: &Arc<Daemon>) -> Option<(String, String)> {
+        let advertise = lock(&self.settings).options.advertise.clone();
+        Underlay::look(daemon).await.ok()?.unreachable_from_outside(&advertise, daemon.port)
+    }
+
     /// What `--advertise` says of the data port, carried over to libp2p's: both are open side by side.
     async fn overlay_advertised(&self, daemon: &Arc<Daemon>) -> anyhow::Result<Vec<SocketAddr>> {
         let list = lock(&self.settings).options.advertise.clone();

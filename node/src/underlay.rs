@@ -44,6 +44,24 @@ impl Underlay {
     }
 }
 
+impl Underlay {
+    /// What to say, and what to do, where nobody outside this machine's own network can reach it; `None` where it has
+    /// an address that means the same everywhere. Whether a firewall stands in front of that one, only others can tell.
+    pub(crate) fn unreachable_from_outside(&self, advertise: &[String], port: u16) -> Option<(String, String)> {
+        if !advertise.is_empty() || self.addresses.iter().any(|ip| is_global(*ip) && !ip.is_loopback()) {
+            return None;
+        }
+        let list: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let what =
+            format!("this machine has only private addresses ({}): members elsewhere cannot reach it", list.join(", "));
+        let cure = format!(
+            "forward UDP {port}, UDP {next} and TCP {next} on the router to it and name that with --advertise HOST:{port}, or have one member that is reachable",
+            next = port.saturating_add(1)
+        );
+        Some((what, cure))
+    }
+}
+
 /// Whether the address means the same everywhere, as far as its number tells.
 fn is_global(ip: IpAddr) -> bool {
     match ip {

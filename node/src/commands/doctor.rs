@@ -87,6 +87,9 @@ pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
         findings.push(Finding::good(format!(
             "{name}: others reach this machine on UDP {data}, UDP {overlay} and TCP {overlay}; open these in a firewall"
         )));
+        if let Some((what, cure)) = running.unreachable(daemon).await {
+            findings.push(Finding::bad(format!("{name}: {what}"), cure));
+        }
         let status = running.status().await?;
         findings.push(state_finding(&name, status.state, status.cause.as_deref()));
         if status.view.as_ref().is_some_and(|view| view.members.len() == 1) {

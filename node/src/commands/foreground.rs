@@ -180,6 +180,9 @@ fn how_to_invite(name: &str) -> String {
 /// The line to give to others: with a token only to a person's terminal, and only the first time.
 async fn introduce(daemon: &Arc<Daemon>, namespace: &Running) {
     let name = namespace.alias();
+    if let Some((what, cure)) = namespace.unreachable(daemon).await {
+        report::note(&format!("{what}; {cure}"));
+    }
     if !std::io::stderr().is_terminal() || !namespace.introduce_once() {
         report::note(&how_to_invite(&name));
         return;

@@ -77,7 +77,8 @@ impl Control {
             }
             last = now;
             match input {
-                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                // Without its device a namespace has ended; whoever waits for our events learns it from their end.
+                Ok(Input::Stop | Input::TapGone) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(input) => self.take(input, now),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -109,7 +110,6 @@ impl Control {
                 let outer = if size + 48 > 1500 { 1500 } else { 1280 };
                 engine.handle_too_big(to, outer, now);
             }
-            Input::TapGone => self.drops.count("tap-gone"),
             Input::Overlay(event) => engine.handle_overlay(event, now),
             Input::Forwarded { id, reply } => engine.handle_forwarded(id, reply.as_deref(), now),
             Input::Endpoints { lan, configured } => engine.handle_endpoints(lan, configured, now),
@@ -120,7 +120,7 @@ impl Control {
                 status.drops.extend(fast.into_iter().map(|(reason, count)| (format!("node.{reason}"), count)));
                 let _ = answer.send(status);
             }
-            Input::Stop => {}
+            Input::Stop | Input::TapGone => {}
         }
     }
 

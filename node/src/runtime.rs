@@ -430,6 +430,7 @@ impl Running {
                     }
                 },
                 event = engine_event => {
+                    let event = event?;
                     if let Some(shell) = shell.as_mut() {
                         shell.engine_event(&self, daemon, event).await?;
                     }

@@ -173,12 +173,10 @@ impl Shell {
         }
     }
 
-    /// The engine's next wish; pends for ever once its thread has ended.
-    pub(crate) async fn next_event(&mut self) -> Event {
-        match self.events.recv().await {
-            Some(event) => event,
-            None => std::future::pending().await,
-        }
+    /// The engine's next wish; an error once its thread has ended, which it does of itself only without its device.
+    pub(crate) async fn next_event(&mut self) -> anyhow::Result<Event> {
+        let name = self.tap.as_ref().map_or("-", |(tap, _)| tap.name()).to_owned();
+        self.events.recv().await.ok_or_else(|| anyhow!("the TAP device {name} is gone; start the namespace again"))
     }
 
     /// Does what the engine wishes.

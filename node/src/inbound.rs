@@ -127,7 +127,7 @@ fn one(lanes: &Lanes, from: SocketAddr, datagram: &mut [u8], now: Now) {
             Some(lane) => lane.receive(index, from, datagram, now),
             None => count(lanes, "no-such-slot"),
         }
-    } else if fast::is_init(datagram) {
+    } else if tunnel::is_init(datagram) {
         // It does not say for whom: each namespace looks for its own mark.
         for lane in lanes.iter().flatten() {
             lane.hand_over(Share::Strangers, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });

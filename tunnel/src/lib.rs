@@ -68,4 +68,4 @@ pub use drops::DropReason;
 pub use event::{Event, Kind, PeerView, SessionView, Transmit};
 pub use session::{Opened, SealError, Session};
 pub use tunnel::Tunnel;
-pub use wire::{data_kind, receiver_index};
+pub use wire::{data_kind, is_init, receiver_index};

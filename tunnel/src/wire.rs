@@ -78,6 +78,12 @@ pub fn receiver_index(datagram: &[u8]) -> Option<u32> {
     }
 }
 
+/// Whether it has type, version and size of an Init, the only message that names no index. Whether it is one, and for
+/// which namespace, [`Tunnel::owns`](crate::Tunnel::owns) finds out.
+pub fn is_init(datagram: &[u8]) -> bool {
+    matches!(parse(datagram), Ok(Message::Init))
+}
+
 /// The kind of a Data message, readable before it is opened. The fast path opens [`Kind::Packet`] and
 /// [`Kind::Offloaded`] and hands the others over as they are.
 pub fn data_kind(datagram: &[u8]) -> Option<Kind> {

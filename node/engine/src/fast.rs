@@ -4,11 +4,10 @@
 //! → frame. Anything that is not plain goes to the engine.
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 
 use bridge::{Inbound, Offload, Outbound, segment};
 use libp2p_identity::PeerId;
-use tunnel::{Kind, SealError, receiver_index};
+use tunnel::{Kind, SealError, data_kind, receiver_index};
 
 use crate::snapshot::{Path, Snapshot};
 
@@ -18,8 +17,6 @@ const MAX_SEGMENTS: usize = 64;
 const MAX_RUN: usize = 65_000;
 /// Bytes of offload meaning in front of a packet of [`Kind::Offloaded`].
 const OFFLOAD_BYTES: usize = 8;
-/// Sizes of a handshake's first message, as the tunnel has them.
-const INIT_SIZES: RangeInclusive<usize> = 204..=1200;
 
 /// What became of a frame or datagram.
 #[derive(Debug, PartialEq, Eq)]
@@ -167,7 +164,7 @@ pub struct Roamed {
 pub fn inbound<'d>(snapshot: &Snapshot, from: SocketAddr, datagram: &'d mut [u8]) -> (Arrival<'d>, Option<Roamed>) {
     let Some(index) = receiver_index(datagram) else { return (Arrival::Control, None) };
     let Some(path) = snapshot.receiving.get(&index) else { return (Arrival::Control, None) };
-    if !is_plain_data(datagram) {
+    if !matches!(data_kind(datagram), Some(Kind::Packet | Kind::Offloaded)) {
         return (Arrival::Control, None);
     }
     let opened = match path.session.open(datagram) {
@@ -199,15 +196,4 @@ pub(crate) fn split_offload(payload: &[u8]) -> Result<(Offload, &[u8]), &'static
     let Some((meaning, packet)) = payload.split_first_chunk::<OFFLOAD_BYTES>() else { return Err("short-offload") };
     let offload = Offload::from_wire(*meaning, packet).map_err(|reason| reason.as_str())?;
     Ok((offload, packet))
-}
-
-/// Whether it has the type, version and size of a handshake's first message, which alone names no index. Whether it is
-/// one, and for whom, the tunnel finds out.
-pub fn is_init(datagram: &[u8]) -> bool {
-    matches!(datagram, [1, 1, 0, 0, ..]) && INIT_SIZES.contains(&datagram.len())
-}
-
-/// Kinds 0 and 1 of a data message: the kind stands in the clear, and the seal covers it.
-fn is_plain_data(datagram: &[u8]) -> bool {
-    matches!(datagram, [4, 0 | 1, ..])
 }

@@ -15,7 +15,7 @@ use libp2p_identity::PeerId;
 use tunnel::{Candidate, CandidateKind, Kind, Tunnel};
 
 use crate::engine::Pending;
-use crate::{Addressing, Config, Engine, Event, Hostname, Output, Reply, Request, RequestId, State, fast};
+use crate::{Addressing, Config, Engine, Event, Hostname, Output, Reply, Request, RequestId, State};
 
 const NAMESPACE: [u8; 32] = [0x4e; 32];
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 70, 0, 10);
@@ -236,7 +236,7 @@ impl Lab {
             while let Some(transmit) = self.peer.poll_transmit() {
                 idle = false;
                 // The daemon's inbound thread hands over nothing else.
-                assert!(tunnel::receiver_index(&transmit.datagram).is_some() || fast::is_init(&transmit.datagram));
+                assert!(tunnel::receiver_index(&transmit.datagram).is_some() || tunnel::is_init(&transmit.datagram));
                 self.engine.handle_datagram(address(2), &transmit.datagram, self.now);
             }
             if idle {

@@ -18,62 +18,63 @@ use crate::view::{Chain, View};
 
 /// The rules of the lease protocol without which it breaks. All hold; tests switch one off to see their schedule fail.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
+#[doc(hidden)]
+pub struct Rules {
     /// A retry is known by its nonce as well as by its number.
-    pub(crate) nonce: bool,
+    pub nonce: bool,
     /// The number of an operation is on disk before the operation is sent.
-    pub(crate) op_seq_on_disk: bool,
+    pub op_seq_on_disk: bool,
     /// Operations that are not above the last one of the same owner do nothing.
-    pub(crate) op_seq_compared: bool,
+    pub op_seq_compared: bool,
     /// A renewal never shortens a lease.
-    pub(crate) longest_duration: bool,
+    pub longest_duration: bool,
     /// The owner counts the duration of the granted record.
-    pub(crate) granted_duration: bool,
+    pub granted_duration: bool,
     /// Rounds are reserved on disk, so that a restarted coordinator uses no ballot again.
-    pub(crate) rounds_on_disk: bool,
+    pub rounds_on_disk: bool,
     /// A batch holds at most one operation for each key.
-    pub(crate) one_op_per_key: bool,
+    pub one_op_per_key: bool,
     /// An acceptor refuses a second value under one ballot.
-    pub(crate) one_value_per_ballot: bool,
+    pub one_value_per_ballot: bool,
     /// Results of any but the newest operation are ignored.
-    pub(crate) newest_only: bool,
+    pub newest_only: bool,
     /// A lease of another boot has lapsed until it is renewed.
-    pub(crate) boot_compared: bool,
+    pub boot_compared: bool,
     /// The owner counts from before anything is sent.
-    pub(crate) count_from_send: bool,
+    pub count_from_send: bool,
     /// The end of a lease is compared at each use.
-    pub(crate) checked_at_use: bool,
+    pub checked_at_use: bool,
     /// A lease belongs to an owner and one client of it.
-    pub(crate) client_compared: bool,
+    pub client_compared: bool,
     /// What a replica counted is saved every minute.
-    pub(crate) elapsed_saved: bool,
+    pub elapsed_saved: bool,
     /// Quorums are counted for each key of a batch.
-    pub(crate) quorum_per_key: bool,
+    pub quorum_per_key: bool,
     /// A claim that was given up is followed by a release.
-    pub(crate) release_given_up: bool,
+    pub release_given_up: bool,
     /// Names have one spelling.
-    pub(crate) normal_names: bool,
+    pub normal_names: bool,
     /// Refusals write nothing.
-    pub(crate) refusals_write_nothing: bool,
+    pub refusals_write_nothing: bool,
     /// A replica waits for longer than the duration.
-    pub(crate) guarded: bool,
+    pub guarded: bool,
     /// "All slots are given" is answered only for a value that was chosen.
-    pub(crate) spent_is_settled: bool,
+    pub spent_is_settled: bool,
     /// An acceptor accepts nothing below what it promised.
-    pub(crate) promises_kept: bool,
+    pub promises_kept: bool,
     /// Acceptors check the signatures in slots.
-    pub(crate) acceptor_checks: bool,
+    pub acceptor_checks: bool,
     /// Acceptors and coordinators carry on an append whose date has passed.
-    pub(crate) dates_at_append_only: bool,
+    pub dates_at_append_only: bool,
     /// A spent invite is answered from memory.
-    pub(crate) spent_cached: bool,
+    pub spent_cached: bool,
     /// An identity that has a slot gets no second one.
-    pub(crate) slot_found_again: bool,
+    pub slot_found_again: bool,
 }
 
 impl Rules {
     /// All of them.
-    pub(crate) const ALL: Self = Self {
+    pub const ALL: Self = Self {
         nonce: true,
         op_seq_on_disk: true,
         op_seq_compared: true,
@@ -243,6 +244,8 @@ impl Outbox {
             | Output::Refuse { .. }
             | Output::Dial { .. }
             | Output::Publish { .. }
+            | Output::Seek { .. }
+            | Output::DialBack { .. }
             | Output::Event(_) => self.output.push_back(output),
         }
     }

@@ -57,10 +57,22 @@ pub enum Output {
     },
     /// Store a hint in Kademlia.
     Publish {
-        /// SHA-1 of the namespace, `:` and the address.
+        /// SHA-1 of the namespace, `:` and the address; or the hash that names a shard's views.
         key: Vec<u8>,
-        /// The lease's certificate.
+        /// The lease's certificate, or the newest view's.
         value: Vec<u8>,
+    },
+    /// Ask Kademlia for the hint under this key; what is found goes to
+    /// [`Namespace::handle_hint`](crate::Namespace::handle_hint).
+    Seek {
+        /// As for [`Publish`](Self::Publish).
+        key: Vec<u8>,
+    },
+    /// Try whether a stranger would reach this peer: a new connection from a port that it has never seen, to the addresses
+    /// known of it. The outcome goes to [`Namespace::handle_dialled_back`](crate::Namespace::handle_dialled_back).
+    DialBack {
+        /// Which peer; it has an open connection.
+        peer: PeerId,
     },
     /// Tell the node.
     Event(Event),

@@ -43,6 +43,8 @@ pub use certificate::CertError;
 pub use clock::{BootId, Now, OwnerTime, ReplicaTime};
 pub use command::{ClientId, Command, CommandId, Contact, Hold, LeaseKey, Role};
 pub use env::DropReason;
+#[doc(hidden)]
+pub use env::Rules;
 pub use event::{ClaimError, Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
 pub use namespace::{Image, Keys, LoadError, Namespace, Summary};
 pub use sign::NamespaceId;

@@ -110,13 +110,9 @@ impl Namespace {
         Self::load_with(Rules::ALL, keys, image, seed, now)
     }
 
-    pub(crate) fn load_with(
-        rules: Rules,
-        keys: Keys,
-        image: &Image,
-        seed: [u8; 32],
-        now: Now,
-    ) -> Result<Self, LoadError> {
+    /// As [`load`](Self::load), with some rules of the protocol switched off: for showing that tests notice.
+    #[doc(hidden)]
+    pub fn load_with(rules: Rules, keys: Keys, image: &Image, seed: [u8; 32], now: Now) -> Result<Self, LoadError> {
         let mut rng = ChaCha20Rng::from_seed(seed);
         let mut part = || {
             let mut seed = [0; 32];
@@ -348,6 +344,16 @@ impl Namespace {
             self.leases.handle_gone(&env!(self, now), &mut self.out, &identity);
         }
         self.settle(now);
+    }
+
+    /// What [`Output::DialBack`] came to.
+    pub fn handle_dialled_back(&mut self, peer: PeerId, reached: bool, now: Now) {
+        let _ = (peer, reached, now);
+    }
+
+    /// What [`Output::Seek`] has found: bytes from a stranger.
+    pub fn handle_hint(&mut self, key: &[u8], value: &[u8], now: Now) {
+        let _ = (key, value, now);
     }
 
     /// Time has come to [`poll_timeout`](Self::poll_timeout), or any other time.

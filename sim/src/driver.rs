@@ -219,6 +219,8 @@ impl Driver {
                     | Output::Refuse { .. }
                     | Output::Dial { .. }
                     | Output::Publish { .. }
+                    | Output::Seek { .. }
+                    | Output::DialBack { .. }
                     | Output::Event(_)) => wishes.push(wish),
                 }
             }
@@ -272,7 +274,7 @@ impl Driver {
     fn fulfil(&mut self, wish: Output, moment: Moment) {
         match wish {
             // A hint is where Kademlia looks first; this overlay finds everybody anyway.
-            Output::Persist(_) | Output::Publish { .. } => {}
+            Output::Persist(_) | Output::Publish { .. } | Output::Seek { .. } | Output::DialBack { .. } => {}
             Output::Send { to, message } => self.send(to, message, moment),
             Output::Admit { peer, level } => self.links.admit(peer, level),
             Output::Refuse { peer, .. } => self.close_all(peer, moment),

@@ -21,7 +21,7 @@ impl Machine {
 
     /// Who votes, and so whom this node stays connected to.
     pub(crate) fn voters(&self) -> Vec<PeerId> {
-        self.namespace().map(|namespace| namespace.summary().members).unwrap_or_default()
+        self.namespace().map(|namespace| namespace.summary().replicas).unwrap_or_default()
     }
 
     pub(crate) fn handle_command(&mut self, command: Command, now: Now) {

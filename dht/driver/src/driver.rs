@@ -231,6 +231,8 @@ impl<C: Clocks> Driver<C> {
                     | Output::Refuse { .. }
                     | Output::Dial { .. }
                     | Output::Publish { .. }
+                    | Output::Seek { .. }
+                    | Output::DialBack { .. }
                     | Output::Event(_)) => wishes.push(wish),
                 }
             }
@@ -293,6 +295,7 @@ impl<C: Clocks> Driver<C> {
                 // A hint: where it ends up, and whether, is not waited for.
                 let _ = self.swarm.behaviour_mut().kad.inner().put_record(record, kad::Quorum::One);
             }
+            Output::Seek { .. } | Output::DialBack { .. } => {}
             Output::Event(event) => self.tell(DriverEvent::Core(event)),
         }
     }

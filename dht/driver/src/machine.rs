@@ -161,7 +161,7 @@ impl Machine {
         match self {
             Self::Member(namespace) => {
                 let summary = namespace.summary();
-                (summary.members, Some(summary.range))
+                (summary.replicas, Some(summary.range))
             }
             Self::Joiner(_) => (Vec::new(), None),
             #[cfg(test)]

@@ -24,6 +24,8 @@ fn dials(joiner: &mut Joiner) -> Vec<PeerId> {
             | Output::Admit { .. }
             | Output::Refuse { .. }
             | Output::Publish { .. }
+            | Output::Seek { .. }
+            | Output::DialBack { .. }
             | Output::Event(_) => None,
         })
         .collect()

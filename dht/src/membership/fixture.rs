@@ -248,7 +248,12 @@ impl Newcomer {
                     let answer = Message::Redeemed(world.redeem(&request, now.unix_s));
                     self.joiner.handle_message(to, &answer.to_bytes(), now);
                 }
-                Output::Admit { .. } | Output::Refuse { .. } | Output::Publish { .. } | Output::Event(_) => {}
+                Output::Admit { .. }
+                | Output::Refuse { .. }
+                | Output::Publish { .. }
+                | Output::Seek { .. }
+                | Output::DialBack { .. }
+                | Output::Event(_) => {}
             }
         }
         while let Some(event) = self.joiner.poll_event() {

@@ -326,6 +326,8 @@ fn old_datakey() {
             | Output::Refuse { .. }
             | Output::Dial { .. }
             | Output::Publish { .. }
+            | Output::Seek { .. }
+            | Output::DialBack { .. }
             | Output::Event(_) => unreachable!(),
         }
     }
@@ -379,7 +381,12 @@ fn epoch_board_joins() {
                 let answer = Message::Redeemed(world.redeem(&request, TODAY)).to_bytes();
                 newcomer.joiner.handle_message(peer(1), &answer, epoch);
             }
-            Output::Admit { .. } | Output::Refuse { .. } | Output::Publish { .. } | Output::Event(_) => {}
+            Output::Admit { .. }
+            | Output::Refuse { .. }
+            | Output::Publish { .. }
+            | Output::Seek { .. }
+            | Output::DialBack { .. }
+            | Output::Event(_) => {}
         }
     }
     newcomer.run(&mut world, epoch);

@@ -1,11 +1,13 @@
 //! What status pages say.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use libp2p_identity::PeerId;
 
+use crate::identity::PublicKey;
 use crate::sign::NamespaceId;
 
 use super::Namespace;
@@ -31,6 +33,8 @@ pub struct Summary {
     pub view: u64,
     /// Who votes in it.
     pub members: Vec<PeerId>,
+    /// Who votes in any shard, so that every node keeps in touch with them.
+    pub replicas: Vec<PeerId>,
     /// Admitted peers.
     pub peers: Vec<PeerId>,
     /// Version numbers of what the authority signs, as handshakes carry them.
@@ -51,6 +55,9 @@ impl Namespace {
         let config = self.membership.config();
         let view = self.membership.chain().newest(0);
         let members = view.map(|view| view.members.as_slice()).unwrap_or_default();
+        let chain = self.membership.chain();
+        let shards = (0..chain.shard_count()).filter_map(|shard| chain.newest(shard));
+        let replicas: BTreeSet<PublicKey> = shards.flat_map(|view| &view.members).map(|m| m.identity).collect();
         Summary {
             id: self.ns,
             name: config.name.clone(),
@@ -61,6 +68,7 @@ impl Namespace {
             lease: config.lease(),
             view: view.map_or(0, |view| view.number),
             members: members.iter().filter_map(|member| member.identity.peer_id()).collect(),
+            replicas: replicas.iter().filter_map(PublicKey::peer_id).collect(),
             peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),
             heads: self.membership.heads().short(),
             credential_hash: self.membership.credential().hash(&self.ns),

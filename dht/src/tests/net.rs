@@ -180,7 +180,12 @@ impl Net {
                     sent.push(Packet { from: number, to, message });
                 }
                 Output::Event(event) => node.events.push(event),
-                Output::Admit { .. } | Output::Refuse { .. } | Output::Dial { .. } | Output::Publish { .. } => {}
+                Output::Admit { .. }
+                | Output::Refuse { .. }
+                | Output::Dial { .. }
+                | Output::Publish { .. }
+                | Output::Seek { .. }
+                | Output::DialBack { .. } => {}
             }
         }
         let (inside, outside): (Vec<_>, Vec<_>) =

@@ -97,7 +97,12 @@ fn join(creator: &mut Namespace, creator_disk: &mut Image, token: Token) -> Imag
                     joiner.handle_message(to, &answer, now());
                 }
             }
-            Output::Admit { .. } | Output::Refuse { .. } | Output::Publish { .. } | Output::Event(_) => {}
+            Output::Admit { .. }
+            | Output::Refuse { .. }
+            | Output::Publish { .. }
+            | Output::Seek { .. }
+            | Output::DialBack { .. }
+            | Output::Event(_) => {}
         }
     }
 }

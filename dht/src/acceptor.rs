@@ -349,7 +349,7 @@ impl Acceptor {
             env.current(&scope).is_some() && standing.is_copied(&env.rules)
         } else {
             let knows = env.known(&into).is_some_and(|next| next.previous == view.hash());
-            (knows || !env.rules.snapshot_after_wedge) && standing.is_snapshot(&env.rules)
+            standing.shows(knows, &env.rules)
         };
         // Before the next view is known here, nobody can be told from a stranger; then nothing is given either.
         let asked = env.known(&into).is_some_and(|view| view.index_of(from).is_some());
@@ -397,7 +397,7 @@ impl Acceptor {
         for held in state {
             let Some(key) = held.value.as_ref().map(Value::key) else { continue };
             let cell = Cell::carried(held, &env.now);
-            if self.is_dead(env, &cell) || self.cells.len() >= MAX_CELLS {
+            if is_dead(env, &cell) || self.cells.len() >= MAX_CELLS {
                 continue;
             }
             let id = (scope, key);
@@ -407,13 +407,6 @@ impl Acceptor {
             self.cells.insert(id, cell);
         }
         self.stations.activate(env, out, view);
-    }
-
-    /// A tombstone that nobody can need any more: no message of an older view is accepted, and whoever held the key
-    /// has long stopped.
-    fn is_dead(&self, env: &Env<'_>, cell: &Cell) -> bool {
-        let Some(Value::Lease(record)) = &cell.held.value else { return false };
-        !record.held() && cell.elapsed(&env.now) > env.guard(env.config.max_lease()).saturating_mul(2)
     }
 
     /// Drops what an older view held: a quorum of a newer one has it.
@@ -494,6 +487,13 @@ impl Acceptor {
             self.held_by.entry(record.owner()).or_default().insert(key.clone());
         }
     }
+}
+
+/// A tombstone that nobody can need any more: no message of an older view is accepted, and whoever held the key
+/// has long stopped.
+pub(crate) fn is_dead(env: &Env<'_>, cell: &Cell) -> bool {
+    let Some(Value::Lease(record)) = &cell.held.value else { return false };
+    !record.held() && cell.elapsed(&env.now) > env.guard(env.config.max_lease()).saturating_mul(2)
 }
 
 /// Answers a message about a view that is over with the views that followed; about one to come, with nothing.

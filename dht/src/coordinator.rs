@@ -6,7 +6,7 @@
 
 mod answer;
 mod asker;
-mod decide;
+pub(crate) mod decide;
 mod slots;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +20,7 @@ use crate::ballot::Ballot;
 use crate::certificate::accepted_body;
 use crate::clock::{Now, ReplicaTime};
 use crate::command::LeaseKey;
-use crate::env::{DropReason, Env, Outbox};
+use crate::env::{DropReason, Env, Outbox, Rules};
 use crate::identity::PublicKey;
 use crate::message::{AcceptItem, AcceptedItem, Held, MAX_BATCH, MAX_RESULTS, Message, OpResult, Outcome, PromiseItem};
 use crate::record::{RegisterKey, Scope, SignedOp};
@@ -275,7 +275,7 @@ impl Coordinator {
             };
             let top = Top::of([(ready.held, ready.at)].iter(), &env.now);
             let decision = decide::decide(env, &item.work.source, &top);
-            match decision.filter(|decision| decision.write.is_some() || !env.rules.fast_path_never_refuses) {
+            match decision.filter(|decision| decision.needs_no_phase_1(&env.rules)) {
                 Some(decision) => {
                     item.phase = Phase::deciding(decision);
                     groups.entry(ready.ballot).or_default().insert(key, item);
@@ -474,8 +474,7 @@ impl Coordinator {
                 continue;
             };
             let Some((value, elapsed_ms)) = decision.write.clone() else { continue };
-            let quorum = usize::try_from(promised_next.count_ones()).is_ok_and(|count| count >= view.quorum());
-            if !quorum && env.rules.promise_serves_once {
+            if !is_ready(&env.rules, *promised_next, view.quorum()) {
                 continue;
             }
             while self.ready.len() >= MAX_READY {
@@ -631,6 +630,11 @@ impl Coordinator {
         let retries = self.retries.iter().map(|(at, _)| (*at, "start the next round"));
         rounds.chain(retries).min()
     }
+}
+
+/// Whether these members' promises of the next ballot, one bit each, are enough to do without phase 1 then.
+pub(crate) fn is_ready(rules: &Rules, promised_next: u8, quorum: usize) -> bool {
+    promised_next.count_ones() as usize >= quorum || !rules.promise_serves_once
 }
 
 /// The member of the newest view that sent a vote, by its own store.

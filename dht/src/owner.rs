@@ -6,7 +6,7 @@
 
 mod entry;
 mod job;
-mod result;
+pub(crate) mod result;
 mod timer;
 
 use std::collections::BTreeMap;

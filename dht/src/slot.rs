@@ -24,6 +24,18 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// The standing in a view, out of what is stored of it. Whoever knows of a later view is wedged without a word.
+    pub(crate) fn in_view(stored: Option<Self>, number: u64, is_newest: bool, rules: &Rules) -> Self {
+        let founded = if number == 0 || !rules.transfer { Self::Active } else { Self::Transferring };
+        let stored = stored.unwrap_or(founded);
+        if is_newest { stored } else { stored.wedged(rules) }
+    }
+
+    /// Whether what is held in a view is shown to a member of the next one. `knows` says that this node knows that one.
+    pub(crate) fn shows(self, knows: bool, rules: &Rules) -> bool {
+        (knows || !rules.snapshot_after_wedge) && self.is_snapshot(rules)
+    }
+
     /// Whether registers are prepared, accepted and read in this view.
     pub(crate) fn serves(self, rules: &Rules) -> bool {
         match self {

@@ -87,10 +87,9 @@ impl Stations {
     pub(crate) fn standing(&self, env: &Env<'_>, view: &View) -> Option<Standing> {
         self.member(env, view)?;
         let scope = Scope::of(view);
-        let founded = if view.number == 0 || !env.rules.transfer { Standing::Active } else { Standing::Transferring };
-        let stored = self.stations.get(&scope).map_or(founded, |station| station.standing);
+        let stored = self.stations.get(&scope).map(|station| station.standing);
         let is_newest = env.chain.newest(view.shard).is_some_and(|newest| Scope::of(newest) == scope);
-        Some(if is_newest { stored } else { stored.wedged(&env.rules) })
+        Some(Standing::in_view(stored, view.number, is_newest, &env.rules))
     }
 
     /// Whether registers are served here in this view.

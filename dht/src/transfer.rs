@@ -63,6 +63,11 @@ pub(crate) fn merge<'s>(
     by_key.into_values().map(|items| Top::of(items.into_iter(), now).into_held()).collect()
 }
 
+/// Whether so many snapshots of other members, and perhaps this node's own, are all that was ever committed.
+pub(crate) fn is_enough(others: usize, own: bool, quorum: usize) -> bool {
+    others + usize::from(own) >= quorum
+}
+
 impl Transfers {
     /// Begins what is to be begun, and asks again what did not answer.
     pub(crate) fn step(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &mut Acceptor) {
@@ -146,7 +151,7 @@ impl Transfers {
         };
         let others = job.sources.values().filter(|source| source.complete).count();
         let own = acceptor.own_snapshot(env, old);
-        let quorum = others + usize::from(own.is_some()) >= old.quorum();
+        let quorum = is_enough(others, own.is_some(), old.quorum());
         let sources = if quorum {
             let mut sources = complete(&job.sources);
             let own = own.into_iter().flatten().filter_map(|held| {

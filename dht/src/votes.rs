@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::env::{Env, Outbox};
+use crate::env::{Env, Outbox, Rules};
 use crate::identity::PublicKey;
 use crate::message::{Message, ViewMessage};
 use crate::namespace::{Image, LoadError};
@@ -42,6 +42,16 @@ struct Asking {
     answered: bool,
 }
 
+/// Whether a replica asks others before its first vote after a start.
+pub(crate) fn asks_first(rules: &Rules, count: u64, alone: bool) -> bool {
+    rules.restored_asks_first && count > 0 && !alone
+}
+
+/// Whether somebody has seen more votes of this store than it knows of.
+pub(crate) fn was_set_back(count: u64, seen: u64) -> bool {
+    seen > count
+}
+
 impl Votes {
     /// Takes up what is on disk. A store that has voted before asks first.
     pub(crate) fn load(env: &Env<'_>, store_id: [u8; 16], image: &Image) -> Result<Self, LoadError> {
@@ -63,7 +73,7 @@ impl Votes {
             .filter(|identity| *identity != env.me)
             .collect();
         // A lone replica has only those to ask who have dealt with it; none is known to have, none is waited for.
-        let asks = env.rules.restored_asks_first && count > 0 && !silent.is_empty();
+        let asks = asks_first(&env.rules, count, silent.is_empty());
         let asking = asks.then(|| Asking { until: env.now.mono + PATIENCE, silent, answered: false });
         Ok(Self { store_id, count, seen, unsaved: BTreeSet::new(), save_at: env.now.mono + SAVE_EVERY, asking })
     }
@@ -124,7 +134,7 @@ impl Votes {
         let Some(asking) = self.asking.as_mut().filter(|_| store_id == self.store_id) else { return false };
         asking.silent.remove(from);
         asking.answered = true;
-        if votes > self.count {
+        if was_set_back(self.count, votes) {
             return true;
         }
         if asking.silent.is_empty() {

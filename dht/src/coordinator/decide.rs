@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cell::millis;
-use crate::env::Env;
+use crate::env::{Env, Rules};
 use crate::message::Outcome;
 use crate::record::{MIN_LEASE, OpKind, Record, SignedOp, Value};
 use crate::top::Top;
@@ -21,6 +21,12 @@ pub(crate) struct Decision {
 }
 
 impl Decision {
+    /// Whether it may rest on a promise that came with an earlier vote. A refusal may not: another coordinator may have
+    /// changed the register since.
+    pub(crate) fn needs_no_phase_1(&self, rules: &Rules) -> bool {
+        self.write.is_some() || !rules.fast_path_never_refuses
+    }
+
     fn refuse(outcome: Outcome) -> Self {
         Self { outcome, write: None, slot: slots::Verdict::None }
     }
@@ -34,14 +40,18 @@ pub(super) fn decide(env: &Env<'_>, source: &Source, top: &Top) -> Option<Decisi
     match source {
         Source::Op(op) => Some(decide_op(env, op, top)),
         Source::Redeem { request, .. } => Some(slots::decide(env, request, top)),
-        Source::Settle(_) => {
-            let value = top.held.value.clone()?;
-            Some(Decision::write(Outcome::Released, value, top.elapsed))
-        }
+        Source::Settle(_) => settle(top),
     }
 }
 
-fn decide_op(env: &Env<'_>, op: &SignedOp, top: &Top) -> Decision {
+/// The newest value once more, with the time that it was held.
+pub(crate) fn settle(top: &Top) -> Option<Decision> {
+    let value = top.held.value.clone()?;
+    Some(Decision::write(Outcome::Released, value, top.elapsed))
+}
+
+/// What an owner's operation makes of the newest value.
+pub(crate) fn decide_op(env: &Env<'_>, op: &SignedOp, top: &Top) -> Decision {
     let rules = env.rules;
     let current = top.record();
     let mine = current.filter(|record| record.owner() == op.owner);

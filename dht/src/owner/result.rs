@@ -8,7 +8,7 @@ use crate::certificate::{LeaseCert, hint_key};
 use crate::clock::OwnerTime;
 use crate::codec::Wire;
 use crate::command::LeaseKey;
-use crate::env::{DropReason, Env, Outbox};
+use crate::env::{DropReason, Env, Outbox, Rules};
 use crate::event::{ClaimError, Event, Output};
 use crate::identity::PublicKey;
 use crate::message::{OpResult, Outcome, RefusedOp};
@@ -16,6 +16,19 @@ use crate::record::{Hint, OpKind, RegisterKey};
 
 use super::entry::{Held, Pending, entry_key};
 use super::{Leases, PATIENCE};
+
+/// From when a granted lease counts, and for how many milliseconds. `asked` says when its operation was made, and for how
+/// long it asked.
+pub(crate) fn counted(
+    rules: &Rules,
+    now: OwnerTime,
+    asked: Option<(OwnerTime, u64)>,
+    granted_ms: u64,
+) -> (OwnerTime, u64) {
+    let t0 = asked.filter(|_| rules.count_from_send).map_or(now, |(t0, _)| t0);
+    let dur_ms = asked.filter(|_| !rules.granted_duration).map_or(granted_ms, |(_, asked_ms)| asked_ms);
+    (t0, dur_ms)
+}
 
 impl Leases {
     /// What became of operations.
@@ -97,9 +110,8 @@ impl Leases {
             entry.pending = pending;
             return out.drop(DropReason::BadCertificate);
         }
-        let t0 = pending.as_ref().filter(|_| env.rules.count_from_send).map_or(env.now.owner, |pending| pending.t0);
-        let asked_ms = pending.as_ref().map_or(cert.record.dur_ms, |pending| pending.op.op.dur_ms);
-        let dur_ms = if env.rules.granted_duration { cert.record.dur_ms } else { asked_ms };
+        let asked = pending.as_ref().map(|pending| (pending.t0, pending.op.op.dur_ms));
+        let (t0, dur_ms) = counted(&env.rules, env.now.owner, asked, cert.record.dur_ms);
         let until = OwnerTime(t0.0.saturating_add(Duration::from_millis(dur_ms)));
         entry.held = Some(Held {
             until,

@@ -61,9 +61,10 @@ impl Standing {
     }
 
     /// Whether a late member of the same view may copy all that it holds. That member has voted for nothing, so this
-    /// equals messages that come late.
+    /// equals messages that come late. One that has voted on the next view gives copies, too: it may be the only one left
+    /// that has the state, and without the late member there may be no quorum to decide that next view.
     pub(crate) fn is_copied(self, rules: &Rules) -> bool {
-        self == Self::Active && rules.copy_from_active
+        matches!(self, Self::Active | Self::Wedged) && rules.copy_from_active
     }
 
     /// A later view is known, or was accepted.

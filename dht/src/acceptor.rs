@@ -231,7 +231,8 @@ impl Acceptor {
             return moved(env, out, from, &scope);
         };
         let answers = self.stations.standing(env, view).is_some_and(|standing| standing.answers_reads(&env.rules));
-        let Some((_, member)) = self.member(env, view).filter(|_| answers) else {
+        // A store that may have been set back does not know what it holds.
+        let Some((_, member)) = self.member(env, view).filter(|_| answers && self.votes.may()) else {
             return out.drop(DropReason::NotServing);
         };
         let held = self.cells.get(&(scope, key.clone())).filter(|cell| cell.held.value.is_some()).map(|cell| {
@@ -353,7 +354,7 @@ impl Acceptor {
         };
         // Before the next view is known here, nobody can be told from a stranger; then nothing is given either.
         let asked = env.known(&into).is_some_and(|view| view.index_of(from).is_some());
-        if !gives || !asked && env.rules.snapshot_after_wedge {
+        if !gives || !asked && env.rules.snapshot_after_wedge || !self.votes.may() {
             return out.drop(DropReason::NotServing);
         }
         let (items, last) = self.page(env, scope, after.as_ref());
@@ -386,7 +387,7 @@ impl Acceptor {
 
     /// What this replica itself held in a view that is over, if that counts as a snapshot.
     pub(crate) fn own_snapshot(&self, env: &Env<'_>, view: &View) -> Option<Vec<Held>> {
-        self.stations.standing(env, view).filter(|standing| standing.is_snapshot(&env.rules))?;
+        self.stations.standing(env, view).filter(|standing| standing.is_snapshot(&env.rules) && self.votes.may())?;
         let cells = self.of_scope(Scope::of(view)).filter(|(_, cell)| cell.held.value.is_some());
         Some(cells.map(|(_, cell)| cell.at(&env.now)).collect())
     }

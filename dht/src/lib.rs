@@ -61,4 +61,6 @@ pub use namespace::{Image, Keys, LoadError, Namespace, Summary};
 pub use sign::NamespaceId;
 
 #[cfg(test)]
+mod search;
+#[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ mod scenario;
 mod state;
 mod step;
 mod stores;
+mod tests;
 mod views;
 mod witness;
 mod world;

@@ -27,6 +27,9 @@ impl Bytes for Put<'_> {
     fn byte(&mut self, byte: &mut u8) {
         self.0.push(*byte);
     }
+    fn bytes<const N: usize>(&mut self, bytes: [&mut u8; N]) {
+        self.0.extend_from_slice(&bytes.map(|byte| *byte));
+    }
 }
 
 struct Take<'a>(std::slice::Iter<'a, u8>);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::check::Fault;
+use super::check::{self, Fault};
 use super::pack::{Packer, Seen, hash};
 use super::scenario::Scenario;
 use super::state::{Committed, Op, State, phase};
@@ -90,18 +90,19 @@ pub(super) fn search(scenario: &Scenario, limit: usize) -> Report {
     'all: while let Some(packed) = todo.pop() {
         let state = packer.unpack(&packed);
         next.all(&state);
-        let found = std::mem::take(&mut next.found);
-        for (after, _, fault) in &found {
-            let mut after = *after;
-            packer.pack(&mut after, &mut bytes);
+        let mut found = std::mem::take(&mut next.found);
+        for (after, _, fault) in &mut found {
+            packer.pack(after, &mut bytes);
             let key = hash(&bytes);
-            if let Some(fault) = fault {
+            let new = seen.insert(key, number).is_some();
+            let fault = fault.or_else(|| if new { check::fault(&world, after) } else { None });
+            if let Some(fault) = fault.filter(|fault| scenario.fault.is_none_or(|wanted| wanted == *fault)) {
                 let mut way = seen.way(number);
                 way.push(key);
-                wrong = Some((*fault, way));
+                wrong = Some((fault, way));
                 break 'all;
             }
-            if seen.insert(key, number).is_some() {
+            if new {
                 todo.push(&bytes);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::check::{self, Fault};
+use super::check::Fault;
 use super::scenario::Kind;
 use super::state::State;
 use super::witness::Witnesses;
@@ -62,7 +62,7 @@ impl<'w> Next<'w> {
         self.found.push((state, action, fault));
     }
 
-    /// All that may follow this state, tidied and checked.
+    /// All that may follow this state, tidied.
     pub(super) fn all(&mut self, state: &State) {
         self.found.clear();
         let scenario = &self.world.scenario;
@@ -79,12 +79,8 @@ impl<'w> Next<'w> {
         views::steps(self, state);
         stores::steps(self, state);
         let mut found = std::mem::take(&mut self.found);
-        for (next, _, fault) in &mut found {
+        for (next, ..) in &mut found {
             rounds::tidy(self.world, next);
-            if fault.is_none() {
-                *fault = check::fault(self.world, next);
-            }
-            *fault = fault.filter(|fault| scenario.fault.is_none_or(|wanted| wanted == *fault));
         }
         self.found = found;
     }

@@ -83,9 +83,6 @@ impl Witnesses {
             self.add(witness);
         }
     }
-    pub(super) fn join(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
     pub(super) fn has(self, witness: Witness) -> bool {
         self.0 >> witness as u8 & 1 == 1
     }

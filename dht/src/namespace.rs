@@ -475,6 +475,19 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    /// Proposes these members for the shard of a key, whatever the policy says: for simulations.
+    #[doc(hidden)]
+    pub fn force_view(&mut self, key: &LeaseKey, mut members: Vec<Member>, now: Now) {
+        members.sort_by_key(|member| member.identity);
+        let env = env!(self, now);
+        let key = crate::record::RegisterKey::Lease(key.clone());
+        let parts = (&self.acceptor, &mut self.coordinator.counter);
+        self.proposer.force(&env, &mut self.out, parts, &key, members);
+        self.settle(now);
+    }
+}
+
 #[cfg(test)]
 impl Namespace {
     /// An operation that no command leads to.
@@ -487,14 +500,10 @@ impl Namespace {
         self.presences.hindrance(now.mono)
     }
 
-    /// Proposes these members for the shard of a key, whatever the policy says.
-    pub(crate) fn force_view(&mut self, key: &LeaseKey, (mut members, above): (Vec<Member>, u64), now: Now) {
-        members.sort_by_key(|member| member.identity);
-        let env = env!(self, now);
-        let key = crate::record::RegisterKey::Lease(key.clone());
-        let parts = (&self.acceptor, &mut self.coordinator.counter);
-        self.proposer.force(&env, &mut self.out, parts, &key, (members, above));
-        self.settle(now);
+    /// Proposes these members for the shard of a key, above every round up to `above`.
+    pub(crate) fn force_view_above(&mut self, key: &LeaseKey, members: Vec<Member>, above: u64, now: Now) {
+        self.coordinator.counter.saw(above);
+        self.force_view(key, members, now);
     }
 
     /// What this replica itself holds.

@@ -282,17 +282,15 @@ impl Proposer {
         self.proposals.insert(view.shard, Proposal { scope, ballot, own, stage, deadline });
     }
 
-    /// Proposes members that no policy chose.
-    #[cfg(test)]
+    /// Proposes members that no policy chose, if this node votes there and nothing is under way.
     pub(crate) fn force(
         &mut self,
         env: &Env<'_>,
         out: &mut Outbox,
         parts: (&Acceptor, &mut Rounds),
         key: &crate::record::RegisterKey,
-        (members, above): (Vec<Member>, u64),
+        members: Vec<Member>,
     ) {
-        parts.1.saw(above);
         if let Some(view) = env.view_of(key) {
             self.propose(env, out, parts, view, Some(successor_of(view, members)));
         }

@@ -476,6 +476,20 @@ impl Namespace {
 }
 
 impl Namespace {
+    /// How this node stands in the newest view of a shard, for people who look for a fault.
+    #[doc(hidden)]
+    pub fn describe(&self, shard: u16, now: Now) -> String {
+        let env = env!(self, now);
+        let Some(view) = env.chain.newest(shard) else { return "no such shard".to_owned() };
+        let standing = self.acceptor.stations.standing(&env, view);
+        let accepted = self.acceptor.stations.accepted(&crate::record::Scope::of(view)).map(|(ballot, _)| *ballot);
+        let members: Vec<String> = view.members.iter().map(|member| format!("{:?}", member.identity)).collect();
+        let (proposer, votes) = (self.proposer.describe(shard), self.acceptor.votes.may());
+        let (number, members) = (view.number, members.join(" "));
+        let (me, store) = (env.me, &self.acceptor.store_id()[..2]);
+        format!("{me:?} store {store:?} view {number} [{members}] {standing:?} {accepted:?} {proposer} may vote {votes}")
+    }
+
     /// Proposes these members for the shard of a key, whatever the policy says: for simulations.
     #[doc(hidden)]
     pub fn force_view(&mut self, key: &LeaseKey, mut members: Vec<Member>, now: Now) {

@@ -131,7 +131,12 @@ fn mend(world: &mut World, nemesis: &mut Nemesis) -> Result<(), Failure> {
     for node in 0..world.len() {
         world.start(node);
     }
-    world.run_until(world.time + Duration::from_secs(1))
+    world.run_until(world.time + Duration::from_secs(1))?;
+    // As a daemon does that finds itself without an address, say because its disk was lost.
+    for node in 0..world.len() {
+        world.claim(node, own(node), true);
+    }
+    Ok(())
 }
 
 /// Everybody has the address that nobody else wants, and all know the same views.
@@ -139,7 +144,9 @@ fn converged(world: &World) -> Result<(), Failure> {
     let fail = |what| Err(Failure { at: world.time, what });
     for node in 0..world.len() {
         if world.lease(node, &LeaseKey::Address(own(node))).is_none() {
-            return fail(format!("n{node} has no lease of {} long after everything was mended", own(node)));
+            let all: Vec<String> = (0..world.len()).map(|node| format!("\n  n{node} {}", world.describe(node))).collect();
+            let ip = own(node);
+            return fail(format!("n{node} has no lease of {ip} long after everything was mended{}", all.concat()));
         }
     }
     Ok(())

@@ -518,11 +518,17 @@ impl World {
                 self.check_alone(node, &lease.key);
             }
             Event::LeaseLost { key, why } => {
+                // From here on it does not use it, and may give it back unseen.
                 self.counts.losses += 1;
+                self.history.released(node, &key, at);
                 self.say(|| format!("n{node} loses {key}: {why}"));
             }
             Event::Resolved { id, outcome } => {
-                self.say(|| format!("n{node} reads {outcome:?}"));
+                self.say(|| match &outcome {
+                    dht::Resolution::Found { ip, token, owner, .. } => format!("n{node} reads {ip} {token} of {owner}"),
+                    dht::Resolution::Absent => format!("n{node} reads nobody"),
+                    dht::Resolution::Unknown => format!("n{node} reads nothing"),
+                });
                 self.counts.reads += u64::from(!matches!(outcome, dht::Resolution::Unknown));
                 self.history.read(id.0, &outcome, at);
             }
@@ -600,6 +606,13 @@ impl World {
     /// Whether this machine's process is a member by now.
     pub fn is_member(&self, node: usize) -> bool {
         matches!(self.machines[node].process, Process::Live(_))
+    }
+
+    /// How a machine stands in the newest view that it knows, for people.
+    pub fn describe(&self, node: usize) -> String {
+        let machine = &self.machines[node];
+        let now = machine.glance(self.time);
+        machine.namespace().map_or_else(|| "off".to_owned(), |namespace| namespace.describe(0, now))
     }
 
     /// How many machines there are.

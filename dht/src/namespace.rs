@@ -476,6 +476,13 @@ impl Namespace {
 }
 
 impl Namespace {
+    /// Whether this node is a replica of the newest view of a shard and serves it.
+    #[doc(hidden)]
+    pub fn serves(&self, shard: u16, now: Now) -> bool {
+        let env = env!(self, now);
+        env.chain.newest(shard).is_some_and(|view| self.acceptor.serving(&env, view).is_some())
+    }
+
     /// How this node stands in the newest view of a shard, for people who look for a fault.
     #[doc(hidden)]
     pub fn describe(&self, shard: u16, now: Now) -> String {

@@ -166,6 +166,11 @@ impl Machine {
         }
     }
 
+    /// Whether it is a replica that has all that it needs.
+    pub(super) fn serves(&self, at: Duration) -> bool {
+        self.namespace().is_some_and(|namespace| namespace.serves(0, self.glance(at)))
+    }
+
     /// The lease that its process would use at this moment, were it to look.
     pub(super) fn lease(&self, key: &LeaseKey, at: Duration) -> Option<Lease> {
         self.namespace()?.lease(key, self.glance(at))

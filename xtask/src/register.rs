@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn the_ratio_is_to_the_mean_of_both_measurements_of_the_disk() {
-        let lines = "raw syncs_s=900\nregister n=3 window=64 grants_s=500 p50_ms=2 p99_ms=9 syncs=0.5\nraw syncs_s=1100";
+        let lines =
+            "raw syncs_s=900\nregister n=3 window=64 grants_s=500 p50_ms=2 p99_ms=9 syncs=0.5\nraw syncs_s=1100";
         let page = page(&Figures::of(lines)).unwrap();
         assert!(page.starts_with(HEAD) && page.contains("| 3 | 64 | 500 | 2 ms (9) | 0.5 | 0.50 |"), "{page}");
         assert!(super::page(&[]).is_err());

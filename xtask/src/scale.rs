@@ -14,7 +14,7 @@ use crate::say::say;
 use crate::{cargo, tools};
 
 /// Members of the simulated namespaces, and minutes of steady life and of churn.
-const CROWDS: &[(u32, u32)] = &[(1000, 60), (10_000, 60), (100_000, 10)];
+const CROWDS: &[(u32, u32)] = &[(1000, 60), (10_000, 20), (100_000, 10)];
 /// Nodes of the model of routing tables.
 const MODELS: &[u32] = &[20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
 /// Real nodes in one process, and how many lookups they make.

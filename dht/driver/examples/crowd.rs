@@ -135,8 +135,7 @@ fn data(number: u16) -> Zeroizing<[u8; 32]> {
 
 impl World {
     fn config(&self, number: u16, data: Zeroizing<[u8; 32]>) -> DriverConfig {
-        let mut config =
-            DriverConfig::new(self.ns, key(number).seed(), data, FIRST_PORT + number, seed(number, 3));
+        let mut config = DriverConfig::new(self.ns, key(number).seed(), data, FIRST_PORT + number, seed(number, 3));
         config.listen = vec![Ipv4Addr::LOCALHOST.into()];
         config.mdns = false;
         config.loopback = Loopback::Dial;
@@ -191,14 +190,7 @@ async fn measure(nodes: u16, seconds: u64, lookups: usize, seen: &Seen) -> anyho
     done
 }
 
-async fn crowd(
-    dir: &Path,
-    nodes: u16,
-    seconds: u64,
-    lookups: usize,
-    seen: &Seen,
-    before: u64,
-) -> anyhow::Result<()> {
+async fn crowd(dir: &Path, nodes: u16, seconds: u64, lookups: usize, seen: &Seen, before: u64) -> anyhow::Result<()> {
     let began = RealClock::new();
     let (mut world, token) = begin(dir).await?;
     let mut next = FOUNDERS;

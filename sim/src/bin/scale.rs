@@ -9,11 +9,11 @@ use std::time::Duration;
 use dht::Image;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sim::scale::Line;
 use sim::scale::crowd::{Crowd, Plan, load_replica};
 use sim::scale::figures::Samples;
 use sim::scale::lookup::look_up;
 use sim::scale::table::Tables;
-use sim::scale::Line;
 
 const USAGE: &str = "\
 usage: scale kad NODES [SEED]                    the model of routing tables and lookups
@@ -24,8 +24,8 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words[..] {
-        ["kad", nodes] => number(nodes).map(|nodes| kad(nodes, 1)),
-        ["kad", nodes, seed] => number(nodes).and_then(|nodes| Ok(kad(nodes, number(seed)?))),
+        ["kad", nodes] => number(nodes).and_then(|nodes| kad(nodes, 1)),
+        ["kad", nodes, seed] => number(nodes).and_then(|nodes| kad(nodes, number(seed)?)),
         ["crowd", members] => number(members).and_then(|members| crowd(members, 60, 1)),
         ["crowd", members, minutes] => number(members).and_then(|members| crowd(members, number(minutes)?, 1)),
         ["crowd", members, minutes, seed] => {
@@ -51,7 +51,10 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 const LOOKUPS: u32 = 1000;
 
 #[expect(clippy::cast_precision_loss, reason = "counts of entries and buckets")]
-fn kad(nodes: u32, seed: u64) {
+fn kad(nodes: u32, seed: u64) -> Result<(), String> {
+    if nodes == 0 {
+        return Err("at least one node".to_owned());
+    }
     let tables = Tables::new(nodes as usize, seed);
     let rng = &mut ChaCha8Rng::seed_from_u64(!seed);
     let [mut known, mut hops, mut rounds, mut requests, mut refresh] = [const { Samples::new() }; 5];
@@ -73,21 +76,25 @@ fn kad(nodes: u32, seed: u64) {
         let asker = rng.random_range(0..nodes);
         requests.add(look_up(&tables, asker, rng.next_u64(), rng).requests.into());
     }
-    println!("{}", Line::new("kad")
-        .with("n", nodes)
-        .number("table", known.mean())
-        .number("hops", hops.mean())
-        .number("hops99", hops.quantile(0.99))
-        .number("hops_most", hops.quantile(1.0))
-        .number("rounds", rounds.mean())
-        .number("rounds99", rounds.quantile(0.99))
-        .number("requests", requests.mean())
-        .number("requests99", requests.quantile(0.99))
-        // One lookup of itself and one for each bucket but the nearest.
-        .number("refresh_lookups", refresh.mean())
-        .with("share", share.iter().map(|(hops, count)| format!("{hops}:{count}")).collect::<Vec<_>>().join(","))
-        .with("lookups", LOOKUPS)
-        .with("found", found));
+    println!(
+        "{}",
+        Line::new("kad")
+            .with("n", nodes)
+            .number("table", known.mean())
+            .number("hops", hops.mean())
+            .number("hops99", hops.quantile(0.99))
+            .number("hops_most", hops.quantile(1.0))
+            .number("rounds", rounds.mean())
+            .number("rounds99", rounds.quantile(0.99))
+            .number("requests", requests.mean())
+            .number("requests99", requests.quantile(0.99))
+            // One lookup of itself and one for each bucket but the nearest.
+            .number("refresh_lookups", refresh.mean())
+            .with("share", share.iter().map(|(hops, count)| format!("{hops}:{count}")).collect::<Vec<_>>().join(","))
+            .with("lookups", LOOKUPS)
+            .with("found", found)
+    );
+    Ok(())
 }
 
 fn plan(members: u32, minutes: u64, seed: u64) -> Result<Plan, String> {
@@ -115,7 +122,13 @@ fn crowd(members: u32, minutes: u64, seed: u64) -> Result<(), String> {
         let line = crowd.take(what, time);
         let (addresses, twice) = crowd.owners();
         let ignored = crowd.ignored();
-        println!("{}", line.with("ignored", if ignored.is_empty() { "nothing" } else { &ignored }).with("addresses", addresses).with("twice", twice).with("rss_kb", resident()));
+        println!(
+            "{}",
+            line.with("ignored", if ignored.is_empty() { "nothing" } else { &ignored })
+                .with("addresses", addresses)
+                .with("twice", twice)
+                .with("rss_kb", resident())
+        );
     };
     // A minute more, for the last one to come.
     let joining = plan.joining + Duration::from_secs(60);
@@ -151,7 +164,7 @@ fn weigh(crowd: &Crowd, members: u32) -> Result<(), String> {
 
 fn replica(file: &str, members: u32) -> Result<(), String> {
     let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
-    let image = unpack(&bytes).ok_or("the file is no store")?;
+    let image = unpack(&bytes);
     drop(bytes);
     let stored: usize = image.iter().map(|(key, value)| key.len() + value.len()).sum();
     let registers = image.keys().filter(|key| key.starts_with(b"cell/")).count();
@@ -159,12 +172,15 @@ fn replica(file: &str, members: u32) -> Result<(), String> {
     let (before, entries) = (resident(), image.len());
     let namespace = load_replica(&plan, image);
     let after = resident();
-    println!("{}", Line::new("replica")
-        .with("n", members)
-        .with("registers", registers)
-        .with("entries", entries)
-        .with("store_kb", stored / 1024)
-        .with("memory_kb", after.saturating_sub(before)));
+    println!(
+        "{}",
+        Line::new("replica")
+            .with("n", members)
+            .with("registers", registers)
+            .with("entries", entries)
+            .with("store_kb", stored / 1024)
+            .with("memory_kb", after.saturating_sub(before))
+    );
     drop(namespace);
     Ok(())
 }
@@ -175,12 +191,12 @@ fn pack(image: &Image) -> Vec<u8> {
     parts.flat_map(|part| (part.len() as u64).to_be_bytes().into_iter().chain(part.iter().copied())).collect()
 }
 
-fn unpack(mut bytes: &[u8]) -> Option<Image> {
+fn unpack(mut bytes: &[u8]) -> Image {
     let mut part = || {
         let (length, rest) = bytes.split_first_chunk()?;
         let (part, rest) = rest.split_at_checked(usize::try_from(u64::from_be_bytes(*length)).ok()?)?;
         bytes = rest;
         Some(part.to_vec())
     };
-    Some(std::iter::from_fn(|| Some((part()?, part()?))).collect())
+    std::iter::from_fn(|| Some((part()?, part()?))).collect()
 }

@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::Duration;
 
-use dht::{ClientId, Command, CommandId, Event, Hold, LeaseKey};
+use dht::{ClaimError, ClientId, Command, CommandId, Event, Hold, LeaseKey};
 use ipnet::Ipv4Net;
 use libp2p_identity::PeerId;
 use rand::SeedableRng;
@@ -132,7 +132,6 @@ impl Ord for Under {
 pub struct Crowd {
     plan: Plan,
     founding: Founding,
-    token: Option<(dht::token::Token, usize)>,
     members: Vec<Member>,
     numbers: HashMap<PeerId, u32>,
     under_way: BinaryHeap<Reverse<Under>>,
@@ -159,7 +158,6 @@ impl Crowd {
         let mut crowd = Self {
             plan,
             founding,
-            token: None,
             members: founders,
             numbers: HashMap::new(),
             under_way: BinaryHeap::new(),
@@ -299,9 +297,14 @@ impl Crowd {
             Event::Claimed { id, outcome } => {
                 let Some(claim) = self.members[node as usize].claims.remove(&id.0) else { return };
                 let took = self.time.saturating_sub(claim.since).as_secs_f64();
-                let Ok(lease) = outcome else {
-                    self.counts.failed += 1;
-                    return;
+                let lease = match outcome {
+                    Ok(lease) => lease,
+                    // It left before the answer came.
+                    Err(ClaimError::GivenUp) => return,
+                    Err(_) => {
+                        self.counts.failed += 1;
+                        return;
+                    }
                 };
                 self.members[node as usize].held.insert(lease.key);
                 if claim.is_address {

@@ -49,7 +49,9 @@ mod tests {
     fn quantiles_are_samples_and_nothing_is_zero() {
         let mut samples = Samples::default();
         assert_eq!((samples.mean(), samples.quantile(0.5)), (0.0, 0.0));
-        [4.0, 1.0, 2.0].map(|value| samples.add(value));
+        for value in [4.0, 1.0, 2.0] {
+            samples.add(value);
+        }
         assert_eq!([0.0, 0.5, 1.0].map(|share| samples.quantile(share)), [1.0, 2.0, 4.0]);
         assert!((samples.mean() - 7.0 / 3.0).abs() < 1e-9);
     }

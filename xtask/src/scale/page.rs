@@ -217,9 +217,7 @@ fn crowd(page: &mut String, figures: &[Figures]) {
         ("ignored so far, by all five", "ignored", 1.0),
     ];
     table(page, &rows, &columns);
-    page.push_str(
-        "\n![claims](scale/claim.svg) ![tries](scale/tries.svg) ![messages](scale/messages.svg)\n",
-    );
+    page.push_str("\n![claims](scale/claim.svg) ![tries](scale/tries.svg) ![messages](scale/messages.svg)\n");
 }
 
 fn idle(page: &mut String, rows: &[&Figures]) {

@@ -5,21 +5,20 @@ use crate::plot::{Axis, Plot, Series};
 
 /// All of them, by the name of their file.
 pub(super) fn all(figures: &[Figures]) -> Vec<(&'static str, Plot)> {
-    let members = "members";
-    let powers = (Axis::Powers, Axis::Even);
-    let plot = |title, up, axes, series| Plot { title, across: members, up, axes, series };
+    let line = |name, what, phase, key| series(name, points(figures, what, phase, key));
+    let replica = |name, key| series(name, megabytes(points(figures, "replica", "", key)));
+    let powers = (Axis::Powers, Axis::Powers);
+    let mut idle =
+        plot("Real nodes at rest", "packets in a minute, each node", vec![line("packets", "real", "", "packets")]);
+    (idle.axes, idle.across) = ((Axis::Even, Axis::Even), "nodes in one process");
     vec![
-        ("hops", plot("Lookup: questions one after the other", "hops", powers, hops(figures))),
+        ("hops", plot("Lookup: questions one after the other", "hops", hops(figures))),
         (
             "lookup",
             plot(
                 "Lookup: questions in all",
                 "questions",
-                powers,
-                vec![
-                    series("model", points(figures, "kad", "", "requests")),
-                    series("real nodes", points(figures, "lookup", "", "requests")),
-                ],
+                vec![line("model", "kad", "", "requests"), line("real nodes", "lookup", "", "requests")],
             ),
         ),
         (
@@ -27,57 +26,38 @@ pub(super) fn all(figures: &[Figures]) -> Vec<(&'static str, Plot)> {
             plot(
                 "A new member's address: from the command to the grant",
                 "ms",
-                powers,
-                vec![
-                    series("median", points(figures, "crowd", "join", "claim_ms")),
-                    series("99 %", points(figures, "crowd", "join", "claim99_ms")),
-                ],
+                vec![line("median", "crowd", "join", "claim_ms"), line("99 %", "crowd", "join", "claim99_ms")],
             ),
         ),
-        (
-            "tries",
-            plot(
-                "Addresses tried for one claim",
-                "mean",
-                powers,
-                vec![series("joining", points(figures, "crowd", "join", "tries"))],
-            ),
-        ),
+        ("tries", plot("Addresses tried for one claim", "mean", vec![line("joining", "crowd", "join", "tries")])),
         (
             "messages",
             plot(
                 "Register: messages of one member in an hour",
                 "messages",
-                powers,
                 vec![
-                    series("steady", points(figures, "crowd", "steady", "messages")),
-                    series("30 % churn an hour", points(figures, "crowd", "churn", "messages")),
+                    line("steady", "crowd", "steady", "messages"),
+                    line("30 % churn an hour", "crowd", "churn", "messages"),
                 ],
             ),
         ),
         (
             "replica",
-            plot(
-                "One replica that holds every shard",
-                "MB",
-                (Axis::Powers, Axis::Powers),
-                vec![
-                    series("memory", megabytes(points(figures, "replica", "", "memory_kb"))),
-                    series("store", megabytes(points(figures, "replica", "", "store_kb"))),
-                ],
-            ),
-        ),
-        (
-            "idle",
             Plot {
-                title: "Real nodes at rest",
-                across: "nodes in one process",
-                up: "packets in a minute, each node",
-                axes: (Axis::Even, Axis::Even),
-                series: vec![series("packets", points(figures, "real", "", "packets"))],
+                axes: powers,
+                ..plot(
+                    "One replica that holds every shard",
+                    "MB",
+                    vec![replica("memory", "memory_kb"), replica("store", "store_kb")],
+                )
             },
         ),
+        ("idle", idle),
     ]
+}
+
+fn plot(title: &'static str, up: &'static str, series: Vec<Series>) -> Plot {
+    Plot { title, across: "members", up, axes: (Axis::Powers, Axis::Even), series }
 }
 
 fn series(name: &str, points: Vec<(f64, f64)>) -> Series {
@@ -105,7 +85,8 @@ pub(super) fn points(figures: &[Figures], what: &str, phase: &str, key: &str) ->
 
 /// The straight line through what the model says from 1,000 nodes on, over the logarithm.
 pub(super) fn growth(points: &[(f64, f64)]) -> (f64, f64) {
-    let large: Vec<_> = points.iter().filter(|point| point.0 >= 1000.0).map(|point| (point.0.log2(), point.1)).collect();
+    let large: Vec<_> =
+        points.iter().filter(|point| point.0 >= 1000.0).map(|point| (point.0.log2(), point.1)).collect();
     fit(&large)
 }
 

@@ -6,8 +6,8 @@ use dht::join::JoinerEvent;
 use dht::{Command, CommandId};
 use rand::RngExt;
 
-use super::super::founding::{Founding, apply};
-use super::super::member::Machine;
+use super::super::founding::apply;
+use super::super::member::{Clock, Machine};
 use super::{AWAY, Crowd, What, seed};
 
 impl Crowd {
@@ -20,14 +20,8 @@ impl Crowd {
     /// A newcomer begins with its token.
     pub(super) fn join(&mut self, node: u32) {
         let (at, seed) = (self.time, seed(self, node));
-        if self.token.as_ref().is_none_or(|(_, left)| *left == 0) {
-            let clock = super::super::member::Clock::new(Duration::ZERO);
-            self.token = Some((self.founding.invite(&clock, at), Founding::uses()));
-        }
-        let Some((token, left)) = &mut self.token else { return };
-        *left -= 1;
-        let text = token.to_text();
-        let Ok(token) = dht::token::Token::parse(&text) else { return };
+        let clock = Clock::new(Duration::ZERO);
+        let token = self.founding.invite(&clock, at);
         self.joining.insert(node, at);
         self.members[node as usize].begin_to_join(token, at, seed);
     }

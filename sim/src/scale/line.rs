@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::figures::Samples;
+
 /// A line under construction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line(String);
@@ -23,6 +25,12 @@ impl Line {
     #[must_use]
     pub fn number(self, key: &str, value: f64) -> Self {
         self.with(key, format!("{value:.3}"))
+    }
+
+    /// Adds a figure about samples, if there are any.
+    #[must_use]
+    pub fn measured(self, key: &str, samples: &Samples, figure: impl Fn(&Samples) -> f64) -> Self {
+        if samples.count() == 0 { self } else { self.number(key, figure(samples)) }
     }
 }
 

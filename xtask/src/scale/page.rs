@@ -121,10 +121,25 @@ fn head(page: &mut String, figures: &[Figures]) {
         let sign = if slope < 0.0 { '-' } else { '+' };
         let _ = writeln!(page, "- {name}: {} {sign} {:.3} · log2 N", show(start), slope.abs());
     }
+    let kademlia: Vec<String> = [1000.0, 10_000.0, 100_000.0].map(|n| show(kademlia(figures, n))).into();
+    let _ = writeln!(
+        page,
+        "- Kademlia's messages of a member in an hour, by the model, at N = 1,000, 10,000 and 100,000: {}",
+        kademlia.join(", ")
+    );
     let memory = points(figures, "replica", "", "memory_kb");
     let (_, power) = crate::figures::fit(&memory.iter().map(|(n, kb)| (n.ln(), kb.ln())).collect::<Vec<_>>());
     let each = memory.last().map_or(f64::NAN, |(n, kb)| kb / n);
     let _ = writeln!(page, "- memory of a replica: N to the power of {power:.2}; {} kB for each member", show(each));
+}
+
+/// Questions and answers of refreshing the table every two minutes, and of hints: each is looked up, then stored at 20.
+fn kademlia(figures: &[Figures], n: f64) -> f64 {
+    let at = |points: Vec<(f64, f64)>| points.into_iter().find(|point| point.0 == n).map_or(f64::NAN, |point| point.1);
+    let model = |key| at(points(figures, "kad", "", key));
+    let hints = at(points(figures, "crowd", "steady", "published"));
+    let hints = if hints.is_nan() { 0.0 } else { hints };
+    2.0 * (model("requests") * model("refresh_lookups") * 30.0 + hints * (model("requests") + 20.0))
 }
 
 fn model(page: &mut String, figures: &[Figures]) {
@@ -207,7 +222,10 @@ fn crowd(page: &mut String, figures: &[Figures]) {
         ("twice", "twice", 1.0),
     ];
     table(page, &rows, &columns);
-    page.push_str("\nWhat that is for one of the five replicas:\n");
+    page.push_str(
+        "\nWhat that is for one of the five replicas. The driver takes 1,024 connections at most, so more than that do not \
+         come at once\nin real life.\n",
+    );
     let columns: [Column; 6] = [
         ("members", "n", 1.0),
         ("stretch", "phase", 1.0),

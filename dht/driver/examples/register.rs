@@ -285,7 +285,10 @@ fn prepare(setup: &mut Setup, token: &Token, claims: usize) -> anyhow::Result<Ve
             let claim = Command::ClaimAddress { id, client, want, only_wanted, hold, keep };
             namespace.handle_command(claim, setup.clock.now());
             while let Some(output) = namespace.poll_output() {
-                if let Output::Send { to, message } = output {
+                // Whatever else it says, such as that it may become a replica, is another matter.
+                if let Output::Send { to, message } = output
+                    && matches!(Message::from_bytes(&message), Ok(Message::Ops { .. }))
+                {
                     ready.push(Ready { from, to, message, ip });
                 }
             }

@@ -323,6 +323,7 @@ fn serve(
         }
         for _ in 1..MOST_AT_ONCE {
             match inputs.try_recv() {
+                Ok((from, message)) if message.is_empty() && from == replica.peer => return Ok(replica),
                 Ok((from, message)) => replica.namespace.handle_message(from, &message, clock.now()),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }

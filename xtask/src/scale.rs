@@ -18,7 +18,8 @@ const CROWDS: &[(u32, u32)] = &[(1000, 60), (10_000, 20), (100_000, 10)];
 /// Nodes of the model of routing tables.
 const MODELS: &[u32] = &[20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
 /// Real nodes in one process, and how many lookups they make.
-const REAL: &[(u32, u32)] = &[(20, 100), (50, 200), (100, 200), (200, 200), (400, 0)];
+/// More than a hundred on two cores do not finish joining: see the page.
+const REAL: &[(u32, u32)] = &[(20, 100), (50, 200), (100, 200)];
 /// Seconds of rest: two refreshes of Kademlia.
 const REST: u32 = 240;
 /// Seeds of the model where it is compared with real nodes.

@@ -9,17 +9,22 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::ballot::Ballot;
+use crate::cell::{Acceptance, Cell, millis};
 use crate::certificate::accepted_body;
 use crate::clock::{BootId, Now, ReplicaTime};
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::command::LeaseKey;
 use crate::env::{DropReason, Env, Outbox};
 use crate::identity::PublicKey;
-use crate::message::{AcceptItem, AcceptedItem, Held, Message, PromiseItem, ReadHeld};
+use crate::message::{
+    AcceptItem, AcceptedItem, AcceptedVote, Held, Message, OpResult, PromiseItem, ReadHeld, ViewMessage,
+};
 use crate::namespace::{Image, LoadError};
 use crate::record::{RegisterKey, Scope, Value};
 use crate::sign::{Label, sign};
+use crate::stations::Stations;
 use crate::view::{Member, View};
+use crate::votes::Votes;
 
 /// Most registers of one replica: a /12 in which every address was used, at some 400 bytes each.
 const MAX_CELLS: usize = 1 << 20;
@@ -29,58 +34,21 @@ const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// time between them, this fraction of the time since boot is not counted.
 pub(crate) const RESTART_DOUBT: u32 = 50;
 
+/// Most registers, and most bytes, of one part of a snapshot.
+const PAGE: usize = 200;
+const PAGE_BYTES: usize = 40 * 1024;
+
 const CELL: &[u8] = b"cell/";
 const CLOCK: &[u8] = b"replica-clock";
-
-/// One register in one view.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Cell {
-    promised: Ballot,
-    held: Held,
-    base: ReplicaTime,
-    boot: [u8; 16],
-}
-
-impl Wire for Cell {
-    fn encode(&self, out: &mut Writer) {
-        self.promised.encode(out);
-        self.held.encode(out);
-        out.u64(millis(self.base.0));
-        out.raw(&self.boot);
-    }
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            promised: Ballot::decode(input)?,
-            held: Held::decode(input)?,
-            base: ReplicaTime(Duration::from_millis(input.u64()?)),
-            boot: input.array()?,
-        })
-    }
-}
-
-impl Cell {
-    /// How long the value has been held: what was counted before, and since then on this boot's clock.
-    fn elapsed(&self, now: &Now) -> Duration {
-        let counted = Duration::from_millis(self.held.elapsed_ms);
-        if self.boot != now.boot.0 {
-            return counted;
-        }
-        counted.saturating_add(now.replica.0.saturating_sub(self.base.0))
-    }
-
-    fn at(&self, now: &Now) -> Held {
-        Held { elapsed_ms: millis(self.elapsed(now)), ..self.held.clone() }
-    }
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
 
 /// The registers that this node keeps for the namespace.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     store_id: [u8; 16],
+    /// In which views this node is a replica.
+    pub(crate) stations: Stations,
+    /// How many votes were given.
+    pub(crate) votes: Votes,
     cells: BTreeMap<(Scope, RegisterKey), Cell>,
     held_by: BTreeMap<PublicKey, BTreeSet<LeaseKey>>,
     /// Until when, on the replica's clock, some lease here is waited for.
@@ -94,6 +62,8 @@ impl Acceptor {
         let now = &env.now;
         let mut acceptor = Self {
             store_id,
+            stations: Stations::load(store_id, image)?,
+            votes: Votes::load(env, store_id, image)?,
             cells: BTreeMap::new(),
             held_by: BTreeMap::new(),
             runs_until: Duration::ZERO,
@@ -120,13 +90,28 @@ impl Acceptor {
 
     /// The member of this view that this node is, with this very store.
     pub(crate) fn member<'v>(&self, env: &Env<'_>, view: &'v View) -> Option<(u8, &'v Member)> {
-        let index = view.index_of(&env.me)?;
-        view.member(index).filter(|member| member.store_id == self.store_id).map(|member| (index, member))
+        self.stations.member(env, view)
+    }
+
+    /// As [`member`](Self::member), if the registers of that view are served here.
+    pub(crate) fn serving<'v>(&self, env: &Env<'_>, view: &'v View) -> Option<(u8, &'v Member)> {
+        self.member(env, view).filter(|_| self.stations.serves(env, view))
+    }
+
+    /// What a coordinator tells an owner.
+    pub(crate) fn results(&self, scope: Scope, items: Vec<OpResult>) -> Message {
+        Message::Results { scope, store_id: self.store_id, votes: self.votes.count(), items }
+    }
+
+    /// The number of this node's store.
+    pub(crate) fn store_id(&self) -> [u8; 16] {
+        self.store_id
     }
 
     /// The highest round that any register here has seen.
     pub(crate) fn highest_round(&self) -> u64 {
-        self.cells.values().map(|cell| cell.promised.round).max().unwrap_or(0)
+        let cells = self.cells.values().map(|cell| cell.promised.round).max().unwrap_or(0);
+        cells.max(self.stations.highest_round())
     }
 
     /// Phase 1.
@@ -137,10 +122,12 @@ impl Acceptor {
         from: &PublicKey,
         (scope, ballot, keys): (Scope, Ballot, Vec<RegisterKey>),
     ) {
-        let Some(view) = self.coordinated(env, out, from, &scope, &ballot) else { return };
+        if self.coordinated(env, out, from, &scope, &ballot).is_none() {
+            return;
+        }
         let mut items = Vec::new();
         for key in keys {
-            if env.view_of(&key) != Some(view) {
+            if key.shard(env.ns, env.config) != scope.shard {
                 out.drop(DropReason::OldView);
                 continue;
             }
@@ -150,16 +137,14 @@ impl Acceptor {
                 continue;
             }
             let cell = self.cells.entry(id.clone()).or_default();
-            let verdict = if ballot > cell.promised {
-                cell.promised = ballot;
+            let verdict = cell.prepare(ballot, &env.now);
+            if verdict.is_ok() {
                 out.persist(cell_key(&id), Some(cell.to_bytes()));
-                Ok(cell.at(&env.now))
-            } else {
-                Err(cell.promised)
-            };
+            }
             items.push(PromiseItem { key, verdict });
         }
-        out.send(env, from, Message::Promise { scope, store_id: self.store_id, ballot, items });
+        let votes = self.votes.cast(out);
+        out.send(env, from, Message::Promise { scope, store_id: self.store_id, votes, ballot, items });
     }
 
     /// Phase 2.
@@ -168,14 +153,15 @@ impl Acceptor {
         env: &Env<'_>,
         out: &mut Outbox,
         from: &PublicKey,
-        (scope, ballot, values): (Scope, Ballot, Vec<AcceptItem>),
+        (scope, ballot, next_round, values): (Scope, Ballot, u64, Vec<AcceptItem>),
     ) {
         let Some(view) = self.coordinated(env, out, from, &scope, &ballot) else { return };
         let Some((_, member)) = self.member(env, view) else { return };
+        let next = (next_round > ballot.round).then_some(Ballot { round: next_round, ..ballot });
         let mut items = Vec::new();
         for item in values {
             let key = item.value.key();
-            if env.view_of(&key) != Some(view) {
+            if key.shard(env.ns, env.config) != scope.shard {
                 out.drop(DropReason::OldView);
                 continue;
             }
@@ -186,49 +172,50 @@ impl Acceptor {
                 continue;
             }
             let hash = item.value.hash();
-            let verdict = match self.accept(env, out, (scope, key.clone()), ballot, item) {
-                Ok(()) => {
-                    Ok(sign(env.identity, Label::Accepted, env.ns, &accepted_body(view, member, &key, ballot, hash)))
+            let verdict = match self.accept(env, out, (scope, key.clone()), (ballot, next), item) {
+                Ok(promised_next) => {
+                    let body = accepted_body(view, member, &key, ballot, hash);
+                    let signature = sign(env.identity, Label::Accepted, env.ns, &body);
+                    Ok(AcceptedVote { signature, promised_next })
                 }
                 Err(Some(promised)) => Err(promised),
                 Err(None) => continue,
             };
             items.push(AcceptedItem { key, verdict });
         }
-        out.send(env, from, Message::Accepted { scope, store_id: self.store_id, ballot, items });
+        let votes = self.votes.cast(out);
+        out.send(env, from, Message::Accepted { scope, store_id: self.store_id, votes, ballot, items });
     }
 
+    /// Whether the next ballot is promised along with it; else the ballot that was promised to another, if it is that.
     fn accept(
         &mut self,
         env: &Env<'_>,
         out: &mut Outbox,
         id: (Scope, RegisterKey),
-        ballot: Ballot,
+        (ballot, next): (Ballot, Option<Ballot>),
         item: AcceptItem,
-    ) -> Result<(), Option<Ballot>> {
+    ) -> Result<bool, Option<Ballot>> {
         if !self.cells.contains_key(&id) && self.cells.len() >= MAX_CELLS {
             out.drop(DropReason::Overflow);
             return Err(None);
         }
         let cell = self.cells.entry(id.clone()).or_default();
-        if ballot < cell.promised && env.rules.promises_kept {
-            return Err(Some(cell.promised));
-        }
-        if ballot == cell.held.ballot && cell.held.value.is_some() && env.rules.one_value_per_ballot {
-            if cell.held.value.as_ref() == Some(&item.value) {
-                // A copy of a message that was served: its timer is not started again.
-                return Ok(());
+        let before = cell.held.value.clone();
+        match cell.accept(&env.rules, ballot, next, item, &env.now) {
+            Acceptance::Accepted => {
+                out.persist(cell_key(&id), Some(cell.to_bytes()));
+                let (after, promised_next) = (cell.held.clone(), Some(cell.promised) == next);
+                self.index(env, &id.1, before.as_ref(), &after);
+                Ok(promised_next)
             }
-            out.drop(DropReason::SecondValue);
-            return Err(None);
+            Acceptance::Repeated => Ok(Some(cell.promised) == next),
+            Acceptance::Promised(promised) => Err(Some(promised)),
+            Acceptance::SecondValue => {
+                out.drop(DropReason::SecondValue);
+                Err(None)
+            }
         }
-        let held = Held { ballot, value: Some(item.value), elapsed_ms: item.elapsed_ms };
-        let before =
-            std::mem::replace(cell, Cell { promised: ballot, held, base: env.now.replica, boot: env.now.boot.0 });
-        out.persist(cell_key(&id), Some(cell.to_bytes()));
-        let after = cell.held.clone();
-        self.index(env, &id.1, before.held.value.as_ref(), &after);
-        Ok(())
     }
 
     /// What is held, for somebody who asks. Only a member of the newest view answers.
@@ -239,11 +226,13 @@ impl Acceptor {
         from: &PublicKey,
         (scope, id, key): (Scope, u64, RegisterKey),
     ) {
-        let Some(view) = env.current(&scope).filter(|view| env.view_of(&key) == Some(*view)) else {
+        let view = if env.rules.active_reads { env.current(&scope) } else { env.known(&scope) };
+        let Some(view) = view.filter(|view| key.shard(env.ns, env.config) == view.shard) else {
             return moved(env, out, from, &scope);
         };
-        let Some((_, member)) = self.member(env, view) else {
-            return out.drop(DropReason::NotReplica);
+        let answers = self.stations.standing(env, view).is_some_and(|standing| standing.answers_reads(&env.rules));
+        let Some((_, member)) = self.member(env, view).filter(|_| answers) else {
+            return out.drop(DropReason::NotServing);
         };
         let held = self.cells.get(&(scope, key.clone())).filter(|cell| cell.held.value.is_some()).map(|cell| {
             let hash = cell.held.value.as_ref().map_or([0; 32], Value::hash);
@@ -319,6 +308,150 @@ impl Acceptor {
         }
     }
 
+    /// Votes on the view that follows, phase 1 and 2.
+    pub(crate) fn handle_view_prepare(
+        &mut self,
+        env: &Env<'_>,
+        out: &mut Outbox,
+        from: &PublicKey,
+        vote: (Scope, Ballot),
+    ) {
+        if self.votes.may() {
+            self.stations.handle_prepare(env, out, from, vote, &mut self.votes);
+        }
+    }
+
+    /// Phase 2: see [`Stations::handle_accept`].
+    pub(crate) fn handle_view_accept(
+        &mut self,
+        env: &Env<'_>,
+        out: &mut Outbox,
+        from: &PublicKey,
+        vote: (Scope, Ballot, View),
+    ) {
+        if self.votes.may() {
+            self.stations.handle_accept(env, out, from, vote, &mut self.votes);
+        }
+    }
+
+    /// A part of what this replica holds: of a view that is over, for a member of the next; or of the newest one, for a
+    /// member of it that has nothing yet.
+    pub(crate) fn handle_ask_snapshot(
+        &self,
+        env: &Env<'_>,
+        out: &mut Outbox,
+        from: &PublicKey,
+        (scope, into, after): (Scope, Scope, Option<RegisterKey>),
+    ) {
+        let Some(view) = env.known(&scope) else { return out.drop(DropReason::OldView) };
+        let Some(standing) = self.stations.standing(env, view) else { return out.drop(DropReason::NotReplica) };
+        let gives = if scope == into {
+            env.current(&scope).is_some() && standing.is_copied(&env.rules)
+        } else {
+            let knows = env.known(&into).is_some_and(|next| next.previous == view.hash());
+            (knows || !env.rules.snapshot_after_wedge) && standing.is_snapshot(&env.rules)
+        };
+        // Before the next view is known here, nobody can be told from a stranger; then nothing is given either.
+        let asked = env.known(&into).is_some_and(|view| view.index_of(from).is_some());
+        if !gives || !asked && env.rules.snapshot_after_wedge {
+            return out.drop(DropReason::NotServing);
+        }
+        let (items, last) = self.page(env, scope, after.as_ref());
+        let answer = ViewMessage::Snapshot { scope, into, store_id: self.store_id, after, last, items };
+        out.send(env, from, Message::View(answer));
+    }
+
+    fn page(&self, env: &Env<'_>, scope: Scope, after: Option<&RegisterKey>) -> (Vec<Held>, bool) {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        for (key, cell) in self.of_scope(scope) {
+            if after.is_some_and(|after| key <= after) || cell.held.value.is_none() {
+                continue;
+            }
+            let held = cell.at(&env.now);
+            bytes += held.to_bytes().len();
+            if items.len() >= PAGE || bytes > PAGE_BYTES && !items.is_empty() {
+                return (items, false);
+            }
+            items.push(held);
+        }
+        (items, true)
+    }
+
+    /// The registers of one view, in order.
+    pub(crate) fn of_scope(&self, scope: Scope) -> impl Iterator<Item = (&RegisterKey, &Cell)> {
+        let lowest = RegisterKey::Lease(LeaseKey::Address(Ipv4Addr::UNSPECIFIED));
+        let all = self.cells.range((scope, lowest)..);
+        all.take_while(move |((of, _), _)| *of == scope).map(|((_, key), cell)| (key, cell))
+    }
+
+    /// What this replica itself held in a view that is over, if that counts as a snapshot.
+    pub(crate) fn own_snapshot(&self, env: &Env<'_>, view: &View) -> Option<Vec<Held>> {
+        self.stations.standing(env, view).filter(|standing| standing.is_snapshot(&env.rules))?;
+        let cells = self.of_scope(Scope::of(view)).filter(|(_, cell)| cell.held.value.is_some());
+        Some(cells.map(|(_, cell)| cell.at(&env.now)).collect())
+    }
+
+    /// Begins to serve a view with what a quorum of the one before held.
+    pub(crate) fn install(&mut self, env: &Env<'_>, out: &mut Outbox, view: &View, state: Vec<Held>) {
+        let scope = Scope::of(view);
+        for held in state {
+            let Some(key) = held.value.as_ref().map(Value::key) else { continue };
+            let cell = Cell::carried(held, &env.now);
+            if self.is_dead(env, &cell) || self.cells.len() >= MAX_CELLS {
+                continue;
+            }
+            let id = (scope, key);
+            out.persist(cell_key(&id), Some(cell.to_bytes()));
+            let before = self.cells.get(&id).and_then(|cell| cell.held.value.clone());
+            self.index(env, &id.1, before.as_ref(), &cell.held);
+            self.cells.insert(id, cell);
+        }
+        self.stations.activate(env, out, view);
+    }
+
+    /// A tombstone that nobody can need any more: no message of an older view is accepted, and whoever held the key
+    /// has long stopped.
+    fn is_dead(&self, env: &Env<'_>, cell: &Cell) -> bool {
+        let Some(Value::Lease(record)) = &cell.held.value else { return false };
+        !record.held() && cell.elapsed(&env.now) > env.guard(env.config.max_lease()).saturating_mul(2)
+    }
+
+    /// Drops what an older view held: a quorum of a newer one has it.
+    pub(crate) fn retire(&mut self, env: &Env<'_>, out: &mut Outbox, scope: Scope) {
+        let keys: Vec<RegisterKey> = self.of_scope(scope).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            let id = (scope, key);
+            out.persist(cell_key(&id), None);
+            self.cells.remove(&id);
+        }
+        self.stations.retire(out, scope);
+        self.reindex(env);
+    }
+
+    /// This store was set back: nothing in it counts any more.
+    pub(crate) fn begin_anew(&mut self, env: &Env<'_>, out: &mut Outbox, store_id: [u8; 16]) {
+        for id in std::mem::take(&mut self.cells).into_keys() {
+            out.persist(cell_key(&id), None);
+        }
+        self.store_id = store_id;
+        self.stations.begin_anew(out, store_id);
+        self.votes.begin_anew(out, store_id);
+        self.reindex(env);
+    }
+
+    /// Who holds what, by the newest views.
+    fn reindex(&mut self, env: &Env<'_>) {
+        self.held_by.clear();
+        for ((scope, key), cell) in &self.cells {
+            let newest = env.chain.newest(scope.shard).is_some_and(|view| Scope::of(view) == *scope);
+            if let (true, RegisterKey::Lease(key), Some(Value::Lease(record))) = (newest, key, &cell.held.value)
+                && record.held()
+            {
+                self.held_by.entry(record.owner()).or_default().insert(key.clone());
+            }
+        }
+    }
+
     /// The newest view, if this node and the sender are in it and the ballot is the sender's.
     fn coordinated<'a>(
         &self,
@@ -332,9 +465,12 @@ impl Acceptor {
             moved(env, out, from, scope);
             return None;
         };
-        if self.member(env, view).is_none() || view.index_of(from) != Some(ballot.replica) || ballot.view != view.number
-        {
+        if view.index_of(from) != Some(ballot.replica) || ballot.view != view.number {
             out.drop(DropReason::NotReplica);
+            return None;
+        }
+        if self.serving(env, view).is_none() || !self.votes.may() {
+            out.drop(DropReason::NotServing);
             return None;
         }
         Some(view)

@@ -166,10 +166,21 @@ pub enum Command {
         /// Whom a joiner asks first.
         contacts: Vec<Contact>,
     },
-    /// Release everything.
+    /// Release everything, and give one's places in views to others.
     Leave {
         /// Comes back in [`Event::Left`](crate::Event::Left).
         id: CommandId,
+    },
+    /// This process is about to stop: where too few replicas remain without it, give its places in views to others, as far as
+    /// there are any.
+    HandOver {
+        /// Comes back in [`Event::HandedOver`](crate::Event::HandedOver).
+        id: CommandId,
+    },
+    /// Whether this node would rather be a replica than not: on battery it would not.
+    Serve {
+        /// Whether it would.
+        willing: bool,
     },
     /// Put on disk that handshake numbers up to this one may have been used.
     ReserveHandshakes {

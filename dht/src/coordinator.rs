@@ -22,23 +22,23 @@ use crate::clock::{Now, ReplicaTime};
 use crate::command::LeaseKey;
 use crate::env::{DropReason, Env, Outbox};
 use crate::identity::PublicKey;
-use crate::message::{AcceptItem, AcceptedItem, Held, MAX_BATCH, Message, OpResult, Outcome, PromiseItem};
-use crate::namespace::{Image, LoadError};
+use crate::message::{AcceptItem, AcceptedItem, Held, MAX_BATCH, MAX_RESULTS, Message, OpResult, Outcome, PromiseItem};
 use crate::record::{RegisterKey, Scope, SignedOp};
 use crate::redeem::{RedeemAnswer, RedeemRequest};
+use crate::rounds::Rounds;
 use crate::sign::{Label, verify};
+use crate::top::Top;
 use crate::view::{View, Vote};
 
 use answer::{give_up, outcome};
 pub(crate) use asker::Owner;
 pub(crate) use decide::Decision;
-use decide::Top;
 use slots::SpentCache;
 
-/// Rounds are reserved on disk in blocks, before one of them is used.
-const ROUND_BLOCK: u64 = 1000;
 /// After this a round is given up; its owner has asked again by then.
 const ROUND_TIME: Duration = Duration::from_secs(2);
+/// How long a joiner waits for a view to be served.
+const POSTPONED: Duration = Duration::from_millis(250);
 /// How often an operation is tried when other coordinators come first.
 const MAX_ATTEMPTS: u32 = 8;
 /// Most operations that run or wait at one coordinator.
@@ -46,7 +46,8 @@ const MAX_WORK: usize = 4096;
 /// Most that wait for one key.
 const MAX_WAITING: usize = 32;
 
-const ROUND: &[u8] = b"round";
+/// Most registers whose next ballot is promised already.
+const MAX_READY: usize = 8192;
 
 /// Something that needs a round.
 #[derive(Clone, Debug)]
@@ -89,25 +90,42 @@ struct Item {
 #[derive(Debug)]
 enum Phase {
     Preparing { promises: BTreeMap<u8, (Held, ReplicaTime)> },
-    Accepting { decision: Box<Decision>, votes: BTreeMap<u8, Vote> },
+    Accepting { decision: Box<Decision>, votes: BTreeMap<u8, Vote>, promised_next: u8 },
 }
 
 #[derive(Debug)]
 struct Round {
     scope: Scope,
     ballot: Ballot,
+    /// The round that was asked to be promised along with the votes; 0 for none.
+    next_round: u64,
     items: BTreeMap<RegisterKey, Item>,
     /// Members whose promise or vote was heard, for naming the silent ones.
     heard: u8,
     deadline: Instant,
 }
 
+type RoundId = (u64, u64);
+
+/// What a quorum promised along with its votes. It serves one operation.
+#[derive(Clone, Debug)]
+struct Ready {
+    scope: Scope,
+    ballot: Ballot,
+    held: Held,
+    /// When the votes were here: from then on what they hold is counted on.
+    at: ReplicaTime,
+}
+
 /// Rounds in progress at this replica.
 #[derive(Debug)]
 pub(crate) struct Coordinator {
-    next_round: u64,
-    reserved: u64,
-    rounds: BTreeMap<u64, Round>,
+    pub(crate) counter: Rounds,
+    /// By number, and for registers whose ballots were promised together but used apart, in parts.
+    rounds: BTreeMap<RoundId, Round>,
+    next_part: u64,
+    /// Registers for which a quorum has promised a ballot that nothing was proposed under yet. In memory only.
+    ready: BTreeMap<RegisterKey, Ready>,
     /// Keys with a round in progress, and what waits for it to end.
     busy: BTreeMap<RegisterKey, VecDeque<Work>>,
     retries: Vec<(Instant, Work)>,
@@ -115,26 +133,24 @@ pub(crate) struct Coordinator {
     rng: ChaCha20Rng,
 }
 
+impl Phase {
+    fn deciding(decision: Decision) -> Self {
+        Self::Accepting { decision: Box::new(decision), votes: BTreeMap::new(), promised_next: 0 }
+    }
+}
+
 impl Coordinator {
-    /// Begins above every round that was reserved before.
-    pub(crate) fn load(
-        image: &Image,
-        acceptor: &Acceptor,
-        seed: [u8; 32],
-        rounds_on_disk: bool,
-    ) -> Result<Self, LoadError> {
-        let reserved = image.get(ROUND).map(|bytes| <[u8; 8]>::try_from(bytes.as_slice())).transpose();
-        let reserved = reserved.map_err(|_| LoadError::Damaged("round counter"))?.map_or(0, u64::from_be_bytes);
-        let first = if rounds_on_disk { reserved.max(acceptor.highest_round()) } else { 0 };
-        Ok(Self {
-            next_round: first + 1,
-            reserved: first,
+    pub(crate) fn new(counter: Rounds, seed: [u8; 32]) -> Self {
+        Self {
+            counter,
             rounds: BTreeMap::new(),
+            next_part: 1,
+            ready: BTreeMap::new(),
             busy: BTreeMap::new(),
             retries: Vec::new(),
             spent: SpentCache::default(),
             rng: ChaCha20Rng::from_seed(seed),
-        })
+        }
     }
 
     /// Runs an owner's batch. `from` is whom the connection proved.
@@ -149,18 +165,22 @@ impl Coordinator {
         let Some(view) = env.current(&scope) else {
             return crate::acceptor::moved(env, out, &owner.identity, &scope);
         };
-        if acceptor.member(env, view).is_none() {
-            return out.drop(DropReason::NotReplica);
+        if acceptor.serving(env, view).is_none() {
+            out.drop(DropReason::NotServing);
+            // Soon it may, or another does.
+            let again = |op: SignedOp| Work { source: Source::Op(op), attempt: 0 };
+            let ops = ops.into_iter().filter(|op| op.owner == owner.identity);
+            return ops.for_each(|op| give_up(env, out, acceptor, (scope, u8::MAX), again(op)));
         }
         let mut works = Vec::new();
         for op in ops {
             let key = RegisterKey::Lease(op.op.key.clone());
             if op.owner != owner.identity || op.op.scope != scope || op.verify(env.ns).is_err() {
                 out.drop(DropReason::ForgedOp);
-            } else if env.view_of(&key) != Some(view) {
+            } else if key.shard(env.ns, env.config) != scope.shard {
                 out.drop(DropReason::OldView);
             } else if let Err(refused) = owner.may(env, acceptor, &op) {
-                self.answer(env, out, scope, &op, Outcome::Refused(refused));
+                Self::answer(env, out, acceptor, scope, &op, Outcome::Refused(refused));
             } else {
                 works.push(Work { source: Source::Op(op), attempt: 0 });
             }
@@ -177,11 +197,11 @@ impl Coordinator {
         from: &PublicKey,
         (scope, key): (Scope, RegisterKey),
     ) {
-        let Some(view) = env.current(&scope).filter(|view| env.view_of(&key) == Some(*view)) else {
+        let Some(view) = env.current(&scope).filter(|view| key.shard(env.ns, env.config) == view.shard) else {
             return crate::acceptor::moved(env, out, from, &scope);
         };
-        if acceptor.member(env, view).is_none() {
-            return out.drop(DropReason::NotReplica);
+        if acceptor.serving(env, view).is_none() {
+            return out.drop(DropReason::NotServing);
         }
         self.start(env, out, acceptor, view, vec![Work { source: Source::Settle(key), attempt: 0 }]);
     }
@@ -212,15 +232,16 @@ impl Coordinator {
             items.insert(key, Item { work, phase, nacks: 0, twin: None });
         }
         let Some((replica, _)) = acceptor.member(env, view) else { return };
+        let scope = Scope::of(view);
+        items = self.start_ready(env, out, acceptor, view, items);
         if items.is_empty() {
             return;
         }
-        let round = self.take_round(env, out);
+        let round = self.counter.take(env, out);
         let ballot = Ballot { view: view.number, round, replica };
         let keys: Vec<RegisterKey> = items.keys().cloned().collect();
-        let scope = Scope::of(view);
         let deadline = env.now.mono + ROUND_TIME;
-        self.rounds.insert(round, Round { scope, ballot, items, heard: 0, deadline });
+        self.rounds.insert((round, 0), Round { scope, ballot, next_round: 0, items, heard: 0, deadline });
         for chunk in keys.chunks(MAX_BATCH) {
             for member in &view.members {
                 out.send(env, &member.identity, Message::Prepare { scope, ballot, keys: chunk.to_vec() });
@@ -228,17 +249,57 @@ impl Coordinator {
         }
     }
 
-    /// A round that was never used before, in this process or another, and exceeds every one seen.
-    fn take_round(&mut self, env: &Env<'_>, out: &mut Outbox) -> u64 {
-        let round = self.next_round;
-        self.next_round += 1;
-        if round > self.reserved {
-            self.reserved = round.saturating_add(ROUND_BLOCK);
-            if env.rules.rounds_on_disk {
-                out.persist(ROUND.to_vec(), Some(self.reserved.to_be_bytes().to_vec()));
+    /// The fast path: registers whose next ballot a quorum has promised already need no phase 1, if the operation is
+    /// one that writes. A refusal would rest on what another coordinator may have changed since. Returns the others.
+    fn start_ready(
+        &mut self,
+        env: &Env<'_>,
+        out: &mut Outbox,
+        acceptor: &Acceptor,
+        view: &View,
+        items: BTreeMap<RegisterKey, Item>,
+    ) -> BTreeMap<RegisterKey, Item> {
+        let mut others = BTreeMap::new();
+        let mut groups: BTreeMap<Ballot, BTreeMap<RegisterKey, Item>> = BTreeMap::new();
+        for (key, mut item) in items {
+            let promised = match &item.work.source {
+                Source::Op(_) if env.rules.promise_serves_once => self.ready.remove(&key),
+                Source::Op(_) => self.ready.get(&key).cloned(),
+                // An append is rare, and its value is checked in phase 1.
+                Source::Redeem { .. } | Source::Settle(_) => None,
+            };
+            let promised = promised.filter(|ready| ready.scope == Scope::of(view) && item.work.attempt == 0);
+            let Some(ready) = promised else {
+                others.insert(key, item);
+                continue;
+            };
+            let top = Top::of([(ready.held, ready.at)].iter(), &env.now);
+            let decision = decide::decide(env, &item.work.source, &top);
+            match decision.filter(|decision| decision.write.is_some() || !env.rules.fast_path_never_refuses) {
+                Some(decision) => {
+                    item.phase = Phase::deciding(decision);
+                    groups.entry(ready.ballot).or_default().insert(key, item);
+                }
+                None => {
+                    others.insert(key, item);
+                }
             }
         }
-        round
+        for (ballot, items) in groups {
+            let id = (ballot.round, self.next_part);
+            self.next_part += 1;
+            let keys: Vec<RegisterKey> = items.keys().cloned().collect();
+            let (scope, deadline) = (Scope::of(view), env.now.mono + ROUND_TIME);
+            self.rounds.insert(id, Round { scope, ballot, next_round: 0, items, heard: 0, deadline });
+            self.propose(env, out, acceptor, view, id, keys);
+        }
+        others
+    }
+
+    /// Rounds under this ballot: one, or the parts of one.
+    fn rounds_of(&self, scope: &Scope, ballot: &Ballot) -> Vec<RoundId> {
+        let parts = self.rounds.range((ballot.round, 0)..=(ballot.round, u64::MAX));
+        parts.filter(|(_, round)| round.ballot == *ballot && round.scope == *scope).map(|(id, _)| *id).collect()
     }
 
     /// Phase 1 answers.
@@ -251,7 +312,8 @@ impl Coordinator {
         (scope, store_id, ballot, items): (Scope, [u8; 16], Ballot, Vec<PromiseItem>),
     ) {
         let Some((view, index)) = voter(env, out, from, &scope, &store_id) else { return };
-        let Some(round) = self.rounds.get_mut(&ballot.round).filter(|r| r.ballot == ballot && r.scope == scope) else {
+        let id = (ballot.round, 0);
+        let Some(round) = self.rounds.get_mut(&id).filter(|r| r.ballot == ballot && r.scope == scope) else {
             return out.drop(DropReason::Unexpected);
         };
         round.heard |= 1 << index;
@@ -269,7 +331,7 @@ impl Coordinator {
                 }
                 Ok(_) => out.drop(DropReason::ForgedValue),
                 Err(promised) => {
-                    self.next_round = self.next_round.max(promised.round.saturating_add(1));
+                    self.counter.saw(promised.round);
                     mine.nacks += 1;
                     if mine.nacks > view.members.len() - view.quorum() {
                         nacked.push(item.key);
@@ -282,50 +344,76 @@ impl Coordinator {
             decided = round.items.keys().cloned().collect();
             nacked.clear();
         }
-        self.decide(env, out, acceptor, view, ballot.round, decided);
-        self.retry(env, out, ballot.round, nacked);
+        self.decide(env, out, acceptor, view, id, decided);
+        self.retry(env, out, acceptor, id, nacked);
     }
 
+    /// A quorum has promised: what becomes of these operations.
     fn decide(
         &mut self,
         env: &Env<'_>,
         out: &mut Outbox,
         acceptor: &Acceptor,
         view: &View,
-        number: u64,
+        id: RoundId,
         keys: Vec<RegisterKey>,
     ) {
-        let Some(round) = self.rounds.get_mut(&number) else { return };
+        let Some(round) = self.rounds.get_mut(&id) else { return };
         let (scope, ballot) = (round.scope, round.ballot);
-        let mut accepts = Vec::new();
-        let mut refused = Vec::new();
-        let mut twins = Vec::new();
+        let (mut ready, mut nothing, mut twins) = (Vec::new(), Vec::new(), Vec::new());
         for key in keys {
             let Some(item) = round.items.get_mut(&key) else { continue };
             let Phase::Preparing { promises } = &item.phase else { continue };
             let top = Top::of(promises.values(), &env.now);
             match decide::decide(env, &item.work.source, &top) {
                 Some(decision) => {
-                    let unsettled = decision.slot == slots::Verdict::Spent && !env.rules.spent_is_settled;
-                    let write = decision.write.clone().filter(|_| !unsettled);
                     let twin = item.twin.take().and_then(|twin| decide::decide(env, &twin.source, &top)?.write);
                     twins.extend(twin.map(|(value, elapsed_ms)| AcceptItem { value, elapsed_ms }));
-                    item.phase = Phase::Accepting { decision: Box::new(decision), votes: BTreeMap::new() };
-                    match write {
-                        Some((value, elapsed_ms)) => accepts.push(AcceptItem { value, elapsed_ms }),
-                        None => refused.push(key),
-                    }
+                    item.phase = Phase::deciding(decision);
+                    ready.push(key);
                 }
                 // There is nothing to settle.
+                None => nothing.push(key),
+            }
+        }
+        self.propose(env, out, acceptor, view, id, ready);
+        for member in view.members.iter().filter(|_| !twins.is_empty()) {
+            let message = Message::Accept { scope, ballot, next_round: 0, items: twins.clone() };
+            out.send(env, &member.identity, message);
+        }
+        self.finish(env, out, acceptor, id, nothing);
+    }
+
+    /// Phase 2 for what is to be written; the rest is answered at once.
+    fn propose(
+        &mut self,
+        env: &Env<'_>,
+        out: &mut Outbox,
+        acceptor: &Acceptor,
+        view: &View,
+        id: RoundId,
+        keys: Vec<RegisterKey>,
+    ) {
+        let next_round = if env.rules.fast_path { self.counter.take(env, out) } else { 0 };
+        let Some(round) = self.rounds.get_mut(&id) else { return };
+        round.next_round = next_round;
+        let (scope, ballot) = (round.scope, round.ballot);
+        let (mut accepts, mut refused) = (Vec::new(), Vec::new());
+        for key in keys {
+            let Some(Item { phase: Phase::Accepting { decision, .. }, .. }) = round.items.get(&key) else { continue };
+            let unsettled = decision.slot == slots::Verdict::Spent && !env.rules.spent_is_settled;
+            match decision.write.clone().filter(|_| !unsettled) {
+                Some((value, elapsed_ms)) => accepts.push(AcceptItem { value, elapsed_ms }),
                 None => refused.push(key),
             }
         }
-        for chunk in accepts.chunks(MAX_BATCH).chain(twins.chunks(MAX_BATCH)) {
+        for chunk in accepts.chunks(MAX_BATCH) {
             for member in &view.members {
-                out.send(env, &member.identity, Message::Accept { scope, ballot, items: chunk.to_vec() });
+                let message = Message::Accept { scope, ballot, next_round, items: chunk.to_vec() };
+                out.send(env, &member.identity, message);
             }
         }
-        self.finish(env, out, acceptor, number, refused);
+        self.finish(env, out, acceptor, id, refused);
     }
 
     /// Phase 2 answers.
@@ -338,51 +426,76 @@ impl Coordinator {
         (scope, store_id, ballot, items): (Scope, [u8; 16], Ballot, Vec<AcceptedItem>),
     ) {
         let Some((view, index)) = voter(env, out, from, &scope, &store_id) else { return };
-        let Some(round) = self.rounds.get_mut(&ballot.round).filter(|r| r.ballot == ballot && r.scope == scope) else {
-            // Votes beyond the quorum come late as a rule.
-            return;
-        };
-        round.heard |= 1 << index;
-        let (mut done, mut nacked) = (Vec::new(), Vec::new());
-        for item in items {
-            let Some(mine) = round.items.get_mut(&item.key) else { continue };
-            let Phase::Accepting { decision, votes } = &mut mine.phase else { continue };
-            let Some((value, _)) = &decision.write else { continue };
-            match item.verdict {
-                Ok(signature) => {
-                    let Some(member) = view.member(index) else { continue };
-                    let body = accepted_body(view, member, &item.key, ballot, value.hash());
-                    if verify(from, Label::Accepted, env.ns, &body, &signature).is_err() {
-                        out.drop(DropReason::ForgedVote);
-                        continue;
+        // Votes beyond the quorum come late as a rule, and find no round.
+        for id in self.rounds_of(&scope, &ballot) {
+            let Some(round) = self.rounds.get_mut(&id) else { continue };
+            round.heard |= 1 << index;
+            let (mut done, mut nacked) = (Vec::new(), Vec::new());
+            for item in &items {
+                let Some(mine) = round.items.get_mut(&item.key) else { continue };
+                let Phase::Accepting { decision, votes, promised_next } = &mut mine.phase else { continue };
+                let Some((value, _)) = &decision.write else { continue };
+                match item.verdict {
+                    Ok(vote) => {
+                        let Some(member) = view.member(index) else { continue };
+                        let body = accepted_body(view, member, &item.key, ballot, value.hash());
+                        if verify(from, Label::Accepted, env.ns, &body, &vote.signature).is_err() {
+                            out.drop(DropReason::ForgedVote);
+                            continue;
+                        }
+                        votes.insert(index, Vote { index, signature: vote.signature });
+                        *promised_next |= u8::from(vote.promised_next) << index;
+                        if votes.len() == view.quorum() {
+                            done.push(item.key.clone());
+                        }
                     }
-                    votes.insert(index, Vote { index, signature });
-                    if votes.len() == view.quorum() {
-                        done.push(item.key);
-                    }
-                }
-                Err(promised) => {
-                    self.next_round = self.next_round.max(promised.round.saturating_add(1));
-                    mine.nacks += 1;
-                    if mine.nacks > view.members.len() - view.quorum() {
-                        nacked.push(item.key);
+                    Err(promised) => {
+                        self.counter.saw(promised.round);
+                        mine.nacks += 1;
+                        if mine.nacks > view.members.len() - view.quorum() {
+                            nacked.push(item.key.clone());
+                        }
                     }
                 }
             }
+            self.keep_ready(env, view, id, &done);
+            self.finish(env, out, acceptor, id, done);
+            self.retry(env, out, acceptor, id, nacked);
         }
-        self.finish(env, out, acceptor, ballot.round, done);
-        self.retry(env, out, ballot.round, nacked);
+    }
+
+    /// Remembers the promises that came with a quorum's votes.
+    fn keep_ready(&mut self, env: &Env<'_>, view: &View, id: RoundId, done: &[RegisterKey]) {
+        let Some(round) = self.rounds.get(&id) else { return };
+        let ballot = Ballot { round: round.next_round, ..round.ballot };
+        for key in done {
+            let Some(Item { phase: Phase::Accepting { decision, promised_next, .. }, .. }) = round.items.get(key)
+            else {
+                continue;
+            };
+            let Some((value, elapsed_ms)) = decision.write.clone() else { continue };
+            let quorum = usize::try_from(promised_next.count_ones()).is_ok_and(|count| count >= view.quorum());
+            if !quorum && env.rules.promise_serves_once {
+                continue;
+            }
+            while self.ready.len() >= MAX_READY {
+                self.ready.pop_first();
+            }
+            let held = Held { ballot: round.ballot, value: Some(value), elapsed_ms };
+            let ready = Ready { scope: round.scope, ballot, held, at: env.now.replica };
+            self.ready.insert(key.clone(), ready);
+        }
     }
 
     /// Answers whoever asked, and lets the next one for these keys begin.
-    fn finish(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, number: u64, keys: Vec<RegisterKey>) {
-        let Some(round) = self.rounds.get_mut(&number) else { return };
+    fn finish(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, id: RoundId, keys: Vec<RegisterKey>) {
+        let Some(round) = self.rounds.get_mut(&id) else { return };
         let (scope, ballot) = (round.scope, round.ballot);
         let mut answers: BTreeMap<PublicKey, Vec<OpResult>> = BTreeMap::new();
         let mut redeemed = Vec::new();
         for key in &keys {
             let Some(Item { work, phase, .. }) = round.items.remove(key) else { continue };
-            let Phase::Accepting { decision, votes } = phase else { continue };
+            let Phase::Accepting { decision, votes, .. } = phase else { continue };
             let votes: Vec<Vote> = votes.into_values().collect();
             match work.source {
                 Source::Op(op) => {
@@ -398,10 +511,12 @@ impl Coordinator {
             }
         }
         if round.items.is_empty() {
-            self.rounds.remove(&number);
+            self.rounds.remove(&id);
         }
         for (owner, items) in answers {
-            out.send(env, &owner, Message::Results { scope, items });
+            for items in items.chunks(MAX_RESULTS) {
+                out.send(env, &owner, acceptor.results(scope, items.to_vec()));
+            }
         }
         for (from, request, decision, votes) in redeemed {
             let outcome = self.spent.outcome(env, scope, ballot, &request, *decision, votes);
@@ -420,8 +535,8 @@ impl Coordinator {
     }
 
     /// Another coordinator came first: tries again after a random while, so that two do not chase each other for ever.
-    fn retry(&mut self, env: &Env<'_>, out: &mut Outbox, number: u64, keys: Vec<RegisterKey>) {
-        let Some(round) = self.rounds.get_mut(&number) else { return };
+    fn retry(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, id: RoundId, keys: Vec<RegisterKey>) {
+        let Some(round) = self.rounds.get_mut(&id) else { return };
         let (scope, heard) = (round.scope, round.heard);
         for key in &keys {
             let Some(Item { work, .. }) = round.items.remove(key) else { continue };
@@ -429,30 +544,30 @@ impl Coordinator {
                 let pause = Duration::from_millis(20 + u64::from(self.rng.next_u32() % 180));
                 self.retries.push((env.now.mono + pause, Work { attempt: work.attempt + 1, ..work }));
             } else {
-                give_up(env, out, scope, heard, work);
+                give_up(env, out, acceptor, (scope, heard), work);
             }
         }
         if round.items.is_empty() {
-            self.rounds.remove(&number);
+            self.rounds.remove(&id);
         }
         self.release(env, keys);
     }
 
-    fn answer(&self, env: &Env<'_>, out: &mut Outbox, scope: Scope, op: &SignedOp, outcome: Outcome) {
+    fn answer(env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, scope: Scope, op: &SignedOp, outcome: Outcome) {
         let key = RegisterKey::Lease(op.op.key.clone());
         let items = vec![OpResult { op_seq: op.op.op_seq, nonce: op.op.nonce, key, outcome }];
-        out.send(env, &op.owner, Message::Results { scope, items });
+        out.send(env, &op.owner, acceptor.results(scope, items));
     }
 
     /// Gives up what is overdue, and starts what has waited.
     pub(crate) fn handle_timeout(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor) {
-        let late: Vec<u64> =
+        let late: Vec<RoundId> =
             self.rounds.iter().filter(|(_, round)| round.deadline <= env.now.mono).map(|(number, _)| *number).collect();
         for number in late {
             let Some(round) = self.rounds.remove(&number) else { continue };
             let keys: Vec<RegisterKey> = round.items.keys().cloned().collect();
             for item in round.items.into_values() {
-                give_up(env, out, round.scope, round.heard, item.work);
+                give_up(env, out, acceptor, (round.scope, round.heard), item.work);
             }
             self.release(env, keys);
         }
@@ -465,15 +580,46 @@ impl Coordinator {
                 Source::Op(op) => env.current(&op.op.scope).is_some(),
                 Source::Redeem { .. } | Source::Settle(_) => true,
             };
+            if let Source::Op(op) = &work.source
+                && !fits
+            {
+                crate::acceptor::moved(env, out, &op.owner, &op.op.scope);
+            }
             if fits {
                 by_shard.entry(work.source.key().shard(env.ns, env.config)).or_default().push(work);
             }
         }
         for (shard, works) in by_shard {
-            if let Some(view) = env.chain.newest(shard) {
-                self.start(env, out, acceptor, view, works);
+            match env.chain.newest(shard).filter(|view| acceptor.serving(env, view).is_some()) {
+                Some(view) => self.start(env, out, acceptor, view, works),
+                None => works.into_iter().for_each(|work| self.postpone(env, out, acceptor, work)),
             }
         }
+    }
+
+    /// A joiner waits until this node serves the view, or for another; an owner asks again.
+    fn postpone(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, work: Work) {
+        let shard = work.source.key().shard(env.ns, env.config);
+        let Some(view) = env.chain.newest(shard) else { return };
+        if work.attempt < MAX_ATTEMPTS && matches!(work.source, Source::Redeem { .. }) {
+            self.retries.push((env.now.mono + POSTPONED, Work { attempt: work.attempt + 1, ..work }));
+        } else {
+            give_up(env, out, acceptor, (Scope::of(view), u8::MAX), work);
+        }
+    }
+
+    /// There are newer views: rounds of older ones come to nothing. Only its owner may sign an operation for a newer view.
+    pub(crate) fn handle_views(&mut self, env: &Env<'_>) {
+        let over = |round: &Round| env.current(&round.scope).is_none();
+        let ids: Vec<RoundId> = self.rounds.iter().filter(|(_, round)| over(round)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(round) = self.rounds.remove(&id) else { continue };
+            let keys: Vec<RegisterKey> = round.items.keys().cloned().collect();
+            let works = round.items.into_values().map(|item| Work { attempt: 0, ..item.work });
+            self.retries.extend(works.map(|work| (env.now.mono, work)));
+            self.release(env, keys);
+        }
+        self.ready.retain(|_, ready| env.current(&ready.scope).is_some());
     }
 
     pub(crate) fn is_due(&self, now: &Now) -> bool {

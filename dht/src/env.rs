@@ -70,6 +70,32 @@ pub struct Rules {
     pub spent_cached: bool,
     /// An identity that has a slot gets no second one.
     pub slot_found_again: bool,
+    /// Whoever has accepted or learnt of a later view serves the older one no more.
+    pub wedge: bool,
+    /// A member of a new view serves it only with the state of a quorum of the old one.
+    pub transfer: bool,
+    /// A member without the state does not vote on the next view.
+    pub transferring_has_no_vote: bool,
+    /// A member that brings a view change to its end runs phase 1 again.
+    pub repropose_runs_phase_1: bool,
+    /// What counts as a snapshot was taken after the old view was wedged.
+    pub snapshot_after_wedge: bool,
+    /// A late member may copy from one active member, when the old view's state is gone.
+    pub copy_from_active: bool,
+    /// Only members that serve a view answer reads in it.
+    pub active_reads: bool,
+    /// The next ballot is promised along with a vote. No rule: a thing to do without, where a test needs one round to follow another.
+    pub fast_path: bool,
+    /// Replicas propose other members by themselves. No rule either: tests of one view want it to stay.
+    pub views_change: bool,
+    /// Promises that came with a vote serve one operation, and only if a quorum gave them.
+    pub promise_serves_once: bool,
+    /// A refusal rests on a phase 1 of its own.
+    pub fast_path_never_refuses: bool,
+    /// A replica asks others, before its first vote, whether its store was set back.
+    pub restored_asks_first: bool,
+    /// A certificate of an older view is no news any more once every live lease must have been renewed in a later one.
+    pub late_votes_void: bool,
 }
 
 impl Rules {
@@ -100,6 +126,19 @@ impl Rules {
         dates_at_append_only: true,
         spent_cached: true,
         slot_found_again: true,
+        wedge: true,
+        transfer: true,
+        transferring_has_no_vote: true,
+        repropose_runs_phase_1: true,
+        snapshot_after_wedge: true,
+        copy_from_active: true,
+        active_reads: true,
+        fast_path: true,
+        views_change: true,
+        promise_serves_once: true,
+        fast_path_never_refuses: true,
+        restored_asks_first: true,
+        late_votes_void: true,
     };
 
     /// Whether an acceptor takes slots whatever the date is: it may be obliged to carry an old append on.
@@ -130,9 +169,23 @@ impl<'a> Env<'a> {
         self.chain.newest(key.shard(self.ns, self.config))
     }
 
-    /// The view of this scope, if it is the newest one of its shard.
+    /// The view of this scope, if it is the newest one of its shard. (Without the rule that wedges, any.)
     pub(crate) fn current(&self, scope: &Scope) -> Option<&'a View> {
+        if !self.rules.wedge {
+            return self.known(scope);
+        }
         self.chain.newest(scope.shard).filter(|view| Scope::of(view) == *scope)
+    }
+
+    /// The view of this scope, if it is known.
+    pub(crate) fn known(&self, scope: &Scope) -> Option<&'a View> {
+        self.chain.get(scope.shard, scope.view).filter(|view| Scope::of(view) == *scope)
+    }
+
+    /// The newest views of all shards.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = &'a View> + use<'a> {
+        let chain = self.chain;
+        (0..chain.shard_count()).filter_map(|shard| chain.newest(shard))
     }
 
     /// How long a replica keeps a lease of this duration.
@@ -174,6 +227,12 @@ pub enum DropReason {
     BadFetch,
     /// An operation of this node that it did not make: another machine has the same key.
     Cloned,
+    /// From a view whose registers this node does not serve, or not yet.
+    NotServing,
+    /// A view that does not follow the one it is to follow.
+    BadView,
+    /// Two valid views of one number: replicas contradicted themselves, and the shard is not served any more.
+    Fork,
 }
 
 impl DropReason {
@@ -195,6 +254,9 @@ impl DropReason {
             Self::TooOften => "too-often",
             Self::BadFetch => "bad-configuration",
             Self::Cloned => "identity-used-elsewhere",
+            Self::NotServing => "not-serving",
+            Self::BadView => "bad-view",
+            Self::Fork => "two-views-of-one-number",
         }
     }
 }

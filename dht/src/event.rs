@@ -11,6 +11,7 @@ use crate::certificate::CertError;
 use crate::clock::OwnerTime;
 use crate::command::{ClientId, CommandId, LeaseKey};
 pub use crate::invite::InviteError;
+use crate::namespace::Summary;
 
 /// One change of the store: a key, and its value or its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -285,6 +286,18 @@ pub enum Event {
         /// Since when.
         since: Instant,
     },
+    /// Something that status pages say has changed: views, replicas that do not answer, why this node is none.
+    Status {
+        /// As it is from here on.
+        summary: Box<Summary>,
+    },
+    /// Answers [`Command::HandOver`](crate::Command::HandOver): this node may stop.
+    HandedOver {
+        /// Of the command.
+        id: CommandId,
+    },
+    /// This node's lease store was set back to an older state, and begins anew as a member of no view.
+    StoreLost,
     /// Everything is released that could be; answers [`Command::Leave`](crate::Command::Leave).
     Left {
         /// Of the command.

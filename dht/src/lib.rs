@@ -9,6 +9,7 @@
 mod acceptor;
 mod address;
 pub mod ballot;
+mod cell;
 pub mod certificate;
 pub mod clock;
 pub mod codec;
@@ -17,6 +18,7 @@ pub mod config;
 mod coordinator;
 pub mod create;
 pub mod credential;
+mod entropy;
 mod env;
 pub mod event;
 #[doc(hidden)]
@@ -30,13 +32,22 @@ pub mod membership;
 pub mod message;
 pub mod namespace;
 mod owner;
+mod policy;
+mod presence;
+mod proposer;
 pub mod record;
 pub mod redeem;
 mod resolver;
+mod rounds;
 pub mod sign;
 pub mod signal;
+mod slot;
+mod stations;
 pub mod token;
+mod top;
+mod transfer;
 pub mod view;
+mod votes;
 
 pub use ballot::{Ballot, Token};
 pub use certificate::CertError;

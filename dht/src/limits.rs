@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::identity::PublicKey;
-use crate::message::Message;
+use crate::message::{Message, ViewMessage};
 
 /// Most peers that are counted; beyond that the one that comes first in order is forgotten, and starts afresh.
 const MAX_PEERS: usize = 4096;
@@ -22,6 +22,9 @@ const OPS: Rate = Rate { burst: 1024, every: Duration::from_millis(20) };
 const REDEEM: Rate = Rate { burst: 16, every: Duration::from_secs(1) };
 /// A busy node looks up a new peer now and then, a scan looks up everything.
 const READS: Rate = Rate { burst: 1024, every: Duration::from_millis(5) };
+
+/// A node asks once a minute until enough have reached it.
+const DIALS: Rate = Rate { burst: 4, every: Duration::from_secs(30) };
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
@@ -41,6 +44,8 @@ impl Limits {
         match message {
             Message::Ops { ops, .. } => self.take(from, 0, OPS, u32::try_from(ops.len()).unwrap_or(u32::MAX), now),
             Message::Redeem(_) => self.take(from, 1, REDEEM, 1, now),
+            // Each makes this node open a connection.
+            Message::View(ViewMessage::DialMe) => self.take(from, 3, DIALS, 1, now),
             Message::Read { .. } | Message::Settle { .. } | Message::Fetch => self.take(from, 2, READS, 1, now),
             Message::Results { .. }
             | Message::Prepare { .. }
@@ -52,7 +57,8 @@ impl Limits {
             | Message::Supersede { .. }
             | Message::Redeemed(_)
             | Message::Fetched { .. }
-            | Message::Signal { .. } => true,
+            | Message::Signal { .. }
+            | Message::View(_) => true,
         }
     }
 

@@ -170,6 +170,14 @@ impl Membership {
     pub fn store_id(&self) -> [u8; 16] {
         self.stored.store_id
     }
+    /// The lease store began anew. Its new number is on disk with what else that means.
+    pub(crate) fn set_store_id(&mut self, store_id: [u8; 16]) {
+        self.stored.store_id = store_id;
+    }
+    /// How many other members were met.
+    pub(crate) fn others(&self) -> usize {
+        self.members.len()
+    }
     /// Random per process.
     pub fn instance(&self) -> [u8; 8] {
         self.instance
@@ -214,10 +222,16 @@ impl Membership {
     /// Remembers where a replica is, for joiners.
     pub fn set_replica_contact(&mut self, contact: Contact) {
         if let Some(peer) = contact.identity.peer_id()
-            && self.stored.chain.newest(0).is_some_and(|view| view.index_of(&contact.identity).is_some())
+            && self.is_replica(&contact.identity)
         {
             self.replicas.insert(peer, contact);
         }
+    }
+
+    fn is_replica(&self, identity: &PublicKey) -> bool {
+        let chain = &self.stored.chain;
+        let views = (0..chain.shard_count()).filter_map(|shard| chain.newest(shard));
+        views.into_iter().any(|view| view.index_of(identity).is_some())
     }
 
     /// The first bytes to a peer that this node dialled.

@@ -4,6 +4,7 @@
 //! recognised by ballot, operation number or read number. Every message about a register names the view it is meant for.
 
 mod item;
+mod view;
 
 use crate::ballot::Ballot;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
@@ -12,12 +13,16 @@ use crate::redeem::{RedeemAnswer, RedeemRequest};
 use crate::sign::Signature;
 use crate::view::Successor;
 
-pub use item::{AcceptItem, AcceptedItem, Held, OpResult, Outcome, PromiseItem, ReadHeld, RefusedOp};
+pub use item::{AcceptItem, AcceptedItem, AcceptedVote, Held, OpResult, Outcome, PromiseItem, ReadHeld, RefusedOp};
+
+pub use view::{BUCKETS, MAX_BALLOTS, ViewMessage};
 
 /// Most bytes of a message.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Most operations or keys in one message, so that the answers fit as well.
-pub const MAX_BATCH: usize = 64;
+pub const MAX_BATCH: usize = 200;
+/// Most results in one message: each may carry a certificate.
+pub const MAX_RESULTS: usize = 64;
 /// Most bytes of one engine's message to another.
 pub const MAX_SIGNAL: usize = 4096;
 /// Most bytes of an encoded fetch.
@@ -37,6 +42,10 @@ pub enum Message {
     Results {
         /// The view that decided.
         scope: Scope,
+        /// The coordinator's store.
+        store_id: [u8; 16],
+        /// How many votes that store has given up to now.
+        votes: u64,
         /// One for each operation that has come to an end.
         items: Vec<OpResult>,
     },
@@ -55,6 +64,8 @@ pub enum Message {
         scope: Scope,
         /// Whose vote it is.
         store_id: [u8; 16],
+        /// How many votes that store has given up to now.
+        votes: u64,
         /// The round's ballot.
         ballot: Ballot,
         /// One for each key.
@@ -66,6 +77,8 @@ pub enum Message {
         scope: Scope,
         /// The ballot of this round.
         ballot: Ballot,
+        /// The round of a ballot to be promised along with the vote, for the operation that comes next; 0 for none.
+        next_round: u64,
         /// The values.
         items: Vec<AcceptItem>,
     },
@@ -75,6 +88,8 @@ pub enum Message {
         scope: Scope,
         /// Whose vote it is.
         store_id: [u8; 16],
+        /// How many votes that store has given up to now.
+        votes: u64,
         /// The round's ballot.
         ballot: Ballot,
         /// One for each value.
@@ -135,6 +150,8 @@ pub enum Message {
         /// Opaque here.
         bytes: Vec<u8>,
     },
+    /// About views, and who may be a replica.
+    View(ViewMessage),
 }
 
 impl Wire for Message {
@@ -145,8 +162,10 @@ impl Wire for Message {
                 scope.encode(out);
                 out.list(ops);
             }
-            Self::Results { scope, items } => {
+            Self::Results { scope, store_id, votes, items } => {
                 scope.encode(out);
+                out.raw(store_id);
+                out.u64(*votes);
                 out.list(items);
             }
             Self::Prepare { scope, ballot, keys } => {
@@ -154,17 +173,18 @@ impl Wire for Message {
                 ballot.encode(out);
                 out.list(keys);
             }
-            Self::Promise { scope, store_id, ballot, items } => {
-                encode_vote(scope, store_id, ballot, out);
+            Self::Promise { scope, store_id, votes, ballot, items } => {
+                encode_vote(scope, store_id, *votes, ballot, out);
                 out.list(items);
             }
-            Self::Accept { scope, ballot, items } => {
+            Self::Accept { scope, ballot, next_round, items } => {
                 scope.encode(out);
                 ballot.encode(out);
+                out.u64(*next_round);
                 out.list(items);
             }
-            Self::Accepted { scope, store_id, ballot, items } => {
-                encode_vote(scope, store_id, ballot, out);
+            Self::Accepted { scope, store_id, votes, ballot, items } => {
+                encode_vote(scope, store_id, *votes, ballot, out);
                 out.list(items);
             }
             Self::Read { scope, id, key } => {
@@ -189,6 +209,7 @@ impl Wire for Message {
             Self::Redeemed(answer) => answer.encode(out),
             Self::Fetch => {}
             Self::Fetched { bytes } | Self::Signal { bytes } => out.bytes(bytes),
+            Self::View(message) => message.encode(out),
         }
     }
 
@@ -210,6 +231,7 @@ impl Wire for Message {
             14 => Self::Fetch,
             15 => Self::Fetched { bytes: input.bytes(MAX_BLOB, "configuration")?.to_vec() },
             16 => Self::Signal { bytes: input.bytes(MAX_SIGNAL, "signal")?.to_vec() },
+            17 => Self::View(ViewMessage::decode(input)?),
             _ => return Err(DecodeError::Invalid("kind of message")),
         })
     }
@@ -234,6 +256,7 @@ impl Message {
             Self::Fetch => 14,
             Self::Fetched { .. } => 15,
             Self::Signal { .. } => 16,
+            Self::View(_) => 17,
         }
     }
 
@@ -241,18 +264,30 @@ impl Message {
         let scope = Scope::decode(input)?;
         Ok(match tag {
             1 => Self::Ops { scope, ops: input.list(MAX_BATCH, "batch")? },
-            2 => Self::Results { scope, items: input.list(MAX_BATCH, "batch")? },
+            2 => Self::Results {
+                scope,
+                store_id: input.array()?,
+                votes: input.u64()?,
+                items: input.list(MAX_BATCH, "batch")?,
+            },
             3 => Self::Prepare { scope, ballot: Ballot::decode(input)?, keys: input.list(MAX_BATCH, "batch")? },
             4 => Self::Promise {
                 scope,
                 store_id: input.array()?,
+                votes: input.u64()?,
                 ballot: Ballot::decode(input)?,
                 items: input.list(MAX_BATCH, "batch")?,
             },
-            5 => Self::Accept { scope, ballot: Ballot::decode(input)?, items: input.list(MAX_BATCH, "batch")? },
+            5 => Self::Accept {
+                scope,
+                ballot: Ballot::decode(input)?,
+                next_round: input.u64()?,
+                items: input.list(MAX_BATCH, "batch")?,
+            },
             6 => Self::Accepted {
                 scope,
                 store_id: input.array()?,
+                votes: input.u64()?,
                 ballot: Ballot::decode(input)?,
                 items: input.list(MAX_BATCH, "batch")?,
             },
@@ -270,9 +305,10 @@ impl Message {
     }
 }
 
-fn encode_vote(scope: &Scope, store_id: &[u8; 16], ballot: &Ballot, out: &mut Writer) {
+fn encode_vote(scope: &Scope, store_id: &[u8; 16], votes: u64, ballot: &Ballot, out: &mut Writer) {
     scope.encode(out);
     out.raw(store_id);
+    out.u64(votes);
     ballot.encode(out);
 }
 

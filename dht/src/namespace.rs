@@ -17,6 +17,7 @@ macro_rules! env {
 
 mod question;
 mod summary;
+mod views;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +36,7 @@ use crate::codec::Wire;
 use crate::command::{Command, CommandId, LeaseKey};
 use crate::coordinator::{Coordinator, Owner};
 use crate::credential::ProofKind;
+use crate::entropy::Entropy;
 use crate::env::{DropReason, Env, Outbox, Rules};
 use crate::event::{Event, InviteError, Lease, Level, Output, Refusal, Write};
 use crate::identity::{PublicKey, SecretKey};
@@ -43,9 +45,15 @@ use crate::limits::Limits;
 use crate::membership::Membership;
 use crate::message::{MAX_MESSAGE, MAX_SIGNAL, Message};
 use crate::owner::{AddressClaim, Leases};
+use crate::presence::Presences;
+use crate::proposer::Proposer;
 use crate::resolver::Resolver;
+use crate::rounds::Rounds;
 use crate::sign::NamespaceId;
 use crate::token::Contact;
+use crate::transfer::Transfers;
+use crate::view::Member;
+use views::{Chores, Departure, Leaving};
 
 pub use summary::Summary;
 
@@ -97,6 +105,12 @@ pub struct Namespace {
     coordinator: Coordinator,
     leases: Leases,
     resolver: Resolver,
+    transfers: Transfers,
+    proposer: Proposer,
+    presences: Presences,
+    entropy: Entropy,
+    chores: Chores,
+    departure: Option<Departure>,
     limits: Limits,
     handshake_floor: u64,
     rules: Rules,
@@ -134,9 +148,14 @@ impl Namespace {
             now,
         };
         let acceptor = Acceptor::load(&env, &mut out, membership.store_id(), image)?;
-        let coordinator = Coordinator::load(image, &acceptor, part(), rules.rounds_on_disk)?;
+        let counter = Rounds::load(image, acceptor.highest_round(), rules.rounds_on_disk)?;
+        let coordinator = Coordinator::new(counter, part());
         let leases = Leases::load(&env, &mut out, image, part())?;
         let resolver = Resolver::new(part());
+        let proposer = Proposer::new(part(), now.mono);
+        let me =
+            Member { identity: env.me, store_id: membership.store_id(), serial: membership.credential().serial(&ns) };
+        let may_be_replica = membership.credential().invite.body.roles.contains(Roles::REPLICA);
         let mut namespace = Self {
             ns,
             membership,
@@ -145,12 +164,21 @@ impl Namespace {
             coordinator,
             leases,
             resolver,
+            transfers: Transfers::default(),
+            proposer,
+            presences: Presences::new(me, may_be_replica, now.mono),
+            entropy: Entropy::new(now.mono),
+            chores: Chores::new(now.mono),
+            departure: None,
             limits: Limits::default(),
             handshake_floor: floor,
             rules,
             rng,
             out,
         };
+        let env = env!(namespace, now);
+        namespace.transfers.step(&env, &mut namespace.out, &mut namespace.acceptor);
+        namespace.proposer.step(&env, &mut namespace.out, &namespace.acceptor);
         namespace.settle(now);
         Ok(namespace)
     }
@@ -193,6 +221,10 @@ impl Namespace {
                 self.out.event(Event::Invited { id, outcome });
             }
             Command::Leave { id } => self.leases.leave(&env!(self, now), &mut self.out, id),
+            Command::HandOver { id } => self.depart(Leaving::Stopping, Event::HandedOver { id }, now),
+            Command::Serve { willing } => {
+                self.presences.set_willing(&env!(self, now), &mut self.out, willing);
+            }
             Command::ReserveHandshakes { upto } => {
                 self.handshake_floor = self.handshake_floor.max(upto);
                 let value = self.handshake_floor.to_be_bytes().to_vec();
@@ -251,7 +283,11 @@ impl Namespace {
         if let Some(identity) = PublicKey::from_peer_id(&peer)
             && self.membership.level(&peer) == Some(Level::Member)
         {
-            self.leases.handle_admitted(&env!(self, now), &identity);
+            self.presences.set_others(self.membership.others());
+            let env = env!(self, now);
+            self.leases.handle_admitted(&env, &identity);
+            self.presences.handle_admitted(&env, &mut self.out, &identity);
+            self.acceptor.votes.handle_admitted(&env, &mut self.out, &identity);
         }
         self.settle(now);
     }
@@ -296,18 +332,23 @@ impl Namespace {
                 Some(owner) => self.coordinator.handle_ops(&env, out, &self.acceptor, &owner, (scope, ops)),
                 None => out.drop(DropReason::NotAdmitted),
             },
-            Message::Results { items, .. } => self.leases.handle_results(&env, out, &from, items),
+            Message::Results { store_id, votes, items, .. } => {
+                self.acceptor.votes.saw(store_id, votes);
+                self.leases.handle_results(&env, out, &from, items);
+            }
             Message::Prepare { scope, ballot, keys } => {
                 self.acceptor.handle_prepare(&env, out, &from, (scope, ballot, keys));
             }
-            Message::Promise { scope, store_id, ballot, items } => {
+            Message::Promise { scope, store_id, votes, ballot, items } => {
+                self.acceptor.votes.saw(store_id, votes);
                 let promise = (scope, store_id, ballot, items);
                 self.coordinator.handle_promise(&env, out, &self.acceptor, &from, promise);
             }
-            Message::Accept { scope, ballot, items } => {
-                self.acceptor.handle_accept(&env, out, &from, (scope, ballot, items));
+            Message::Accept { scope, ballot, next_round, items } => {
+                self.acceptor.handle_accept(&env, out, &from, (scope, ballot, next_round, items));
             }
-            Message::Accepted { scope, store_id, ballot, items } => {
+            Message::Accepted { scope, store_id, votes, ballot, items } => {
+                self.acceptor.votes.saw(store_id, votes);
                 let accepted = (scope, store_id, ballot, items);
                 self.coordinator.handle_accepted(&env, out, &self.acceptor, &from, accepted);
             }
@@ -323,9 +364,10 @@ impl Namespace {
             }
             Message::Redeem(request) => self.coordinator.handle_redeem(&env, out, &self.acceptor, &from, request),
             Message::Supersede { certificate } => self.handle_supersede(&certificate, now),
-            Message::Moved { views } => self.handle_views(&views, now),
+            Message::Moved { views } => self.handle_views(Some(&from), &views, now),
+            Message::View(message) => self.dispatch_view(from, message, now),
             Message::Fetch => self.handle_fetch(&from),
-            Message::Fetched { bytes } => self.handle_fetched(&bytes, now),
+            Message::Fetched { bytes } => self.handle_fetched(&from, &bytes, now),
             Message::Signal { bytes } => {
                 if let Some(from) = from.peer_id() {
                     out.event(Event::Signal { from, message: bytes });
@@ -346,16 +388,6 @@ impl Namespace {
         self.settle(now);
     }
 
-    /// What [`Output::DialBack`] came to.
-    pub fn handle_dialled_back(&mut self, peer: PeerId, reached: bool, now: Now) {
-        let _ = (peer, reached, now);
-    }
-
-    /// What [`Output::Seek`] has found: bytes from a stranger.
-    pub fn handle_hint(&mut self, key: &[u8], value: &[u8], now: Now) {
-        let _ = (key, value, now);
-    }
-
     /// Time has come to [`poll_timeout`](Self::poll_timeout), or any other time.
     pub fn handle_timeout(&mut self, now: Now) {
         self.membership.handle_timeout(now);
@@ -365,6 +397,8 @@ impl Namespace {
         self.acceptor.handle_timeout(&env, &mut self.out);
         self.coordinator.handle_timeout(&env, &mut self.out, &self.acceptor);
         self.resolver.handle_timeout(&env, &mut self.out);
+        self.views_due(now);
+        self.seek(now);
         self.settle(now);
     }
 
@@ -395,7 +429,8 @@ impl Namespace {
                 self.coordinator.handle_timeout(&env, &mut self.out, &self.acceptor);
                 continue;
             }
-            return;
+            self.check_departure(now);
+            return self.tell_status(now);
         }
     }
 
@@ -412,13 +447,16 @@ impl Namespace {
             self.acceptor.poll_timeout(),
             self.coordinator.poll_timeout(),
             self.resolver.poll_timeout(),
+            self.poll_views_timeout(),
         ];
         parts.into_iter().flatten().min()
     }
 
     /// Whether a Kademlia value is worth keeping: a valid certificate for its key, newer than what is held.
     pub fn verify_hint(&self, key: &[u8], value: &[u8], held: Option<&[u8]>) -> bool {
-        verify_hint(key, value, held, &self.ns, self.membership.config(), self.membership.chain())
+        let chain = self.membership.chain();
+        verify_hint(key, value, held, &self.ns, self.membership.config(), chain)
+            || crate::presence::verify_view_hint(&self.ns, key, value, held, chain)
     }
 
     /// A lease of this node that may be used at this moment.
@@ -442,6 +480,20 @@ impl Namespace {
     /// An operation that no command leads to.
     pub(crate) fn force(&mut self, key: &LeaseKey, op: (crate::record::OpKind, u64), now: Now) {
         self.leases.force(&env!(self, now), &mut self.out, key, op);
+        self.settle(now);
+    }
+
+    pub(crate) fn hindrance(&self, now: Now) -> Option<&'static str> {
+        self.presences.hindrance(now.mono)
+    }
+
+    /// Proposes these members for the shard of a key, whatever the policy says.
+    pub(crate) fn force_view(&mut self, key: &LeaseKey, (mut members, above): (Vec<Member>, u64), now: Now) {
+        members.sort_by_key(|member| member.identity);
+        let env = env!(self, now);
+        let key = crate::record::RegisterKey::Lease(key.clone());
+        let parts = (&self.acceptor, &mut self.coordinator.counter);
+        self.proposer.force(&env, &mut self.out, parts, &key, (members, above));
         self.settle(now);
     }
 

@@ -60,6 +60,7 @@ pub(crate) struct Leases {
     reach: Reach,
     seen: (Instant, OwnerTime),
     leaving: Option<(CommandId, Instant)>,
+    left: Option<CommandId>,
     rng: ChaCha20Rng,
 }
 
@@ -86,6 +87,7 @@ impl Leases {
             reach: Reach::default(),
             seen: (env.now.mono, env.now.owner),
             leaving: None,
+            left: None,
             rng: ChaCha20Rng::from_seed(seed),
         };
         for (key, bytes) in image.range(entry::ENTRY.to_vec()..).take_while(|(key, _)| key.starts_with(entry::ENTRY)) {
@@ -137,6 +139,11 @@ impl Leases {
         }
     }
 
+    /// The shards that decide about what this node holds or wants.
+    pub(crate) fn shards(&self, env: &Env<'_>) -> std::collections::BTreeSet<u16> {
+        self.entries.keys().map(|key| RegisterKey::Lease(key.clone()).shard(env.ns, env.config)).collect()
+    }
+
     pub(crate) fn reachable(&self) -> Option<bool> {
         self.reach.reachable
     }
@@ -157,15 +164,20 @@ impl Leases {
             self.release(env, out, &key);
         }
         self.leaving = Some((id, env.now.mono + PATIENCE));
-        self.check_left(env, out);
+        self.check_left(env);
     }
 
-    fn check_left(&mut self, env: &Env<'_>, out: &mut Outbox) {
+    /// The command that is answered: everything is released, or could not be.
+    pub(crate) fn take_left(&mut self) -> Option<CommandId> {
+        self.left.take()
+    }
+
+    fn check_left(&mut self, env: &Env<'_>) {
         if let Some((id, until)) = self.leaving
             && (self.entries.is_empty() || until <= env.now.mono)
         {
             self.leaving = None;
-            out.event(Event::Left { id });
+            self.left = Some(id);
         }
     }
 

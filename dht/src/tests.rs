@@ -7,3 +7,4 @@ mod net;
 mod quorum;
 mod resolve;
 mod thread;
+mod views;

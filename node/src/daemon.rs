@@ -26,7 +26,9 @@ use crate::socket::{self, Answer, Answers, Call, Start};
 use crate::state::StateDir;
 
 /// How long `leave` waits for the register.
-const LEAVE_WAIT: Duration = Duration::from_secs(6);
+const LEAVE_WAIT: Duration = Duration::from_secs(22);
+/// How long a stop waits for others to take over a replica's place. Whoever does not want to wait stops twice.
+const HAND_OVER_WAIT: Duration = Duration::from_secs(14);
 
 /// Everything that namespaces share.
 pub(crate) struct Daemon {
@@ -204,7 +206,12 @@ impl Daemon {
     /// Ends all namespaces in order: their leases and memberships stay.
     pub(crate) async fn shut_down(&self) {
         let namespaces = std::mem::take(&mut *self.namespaces.lock().await);
-        futures::future::join_all(namespaces.values().map(|running| running.stop())).await;
+        let end = async |running: &Arc<Running>| {
+            let asked = self.ask(running, Request::HandOver);
+            let _ = tokio::time::timeout(HAND_OVER_WAIT, asked).await;
+            running.stop().await;
+        };
+        futures::future::join_all(namespaces.values().map(end)).await;
         self.stop.store(true, Ordering::Relaxed);
         let _ = std::fs::remove_file(self.state.control_socket());
     }
@@ -261,7 +268,7 @@ impl Daemon {
         match self.ask(running, request).await? {
             Reply::Token(token) => Ok(token),
             Reply::Failed(why) => bail!(why),
-            Reply::Owner { .. } | Reply::Pong { .. } | Reply::NoPong { .. } | Reply::Left => {
+            Reply::Owner { .. } | Reply::Pong { .. } | Reply::NoPong { .. } | Reply::Left | Reply::HandedOver => {
                 bail!("no token came back")
             }
         }
@@ -359,7 +366,12 @@ fn already_running(namespaces: &BTreeMap<NamespaceId, Arc<Running>>, start: &Sta
 fn reply_value(reply: Reply) -> anyhow::Result<Value> {
     match reply {
         Reply::Failed(why) => Err(anyhow!(why)),
-        Reply::Owner { .. } | Reply::Pong { .. } | Reply::NoPong { .. } | Reply::Token(_) | Reply::Left => {
+        Reply::Owner { .. }
+        | Reply::Pong { .. }
+        | Reply::NoPong { .. }
+        | Reply::Token(_)
+        | Reply::Left
+        | Reply::HandedOver => {
             let value = serde_json::to_value(reply)?;
             // The name of the variant says nothing that the caller does not know.
             let only = value.as_object().and_then(|object| object.values().next()).cloned();

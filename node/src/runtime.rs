@@ -452,6 +452,7 @@ impl Running {
         shell: &mut Option<Shell>,
     ) -> anyhow::Result<()> {
         match event {
+            DriverEvent::Core(dht::Event::Status { summary }) => *lock(&self.summary) = Some(*summary),
             DriverEvent::Core(event) => {
                 if let Some(shell) = shell {
                     shell.tell(Input::Overlay(event)).await;

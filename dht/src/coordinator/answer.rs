@@ -1,5 +1,6 @@
 //! What those are told who asked for a round.
 
+use crate::acceptor::Acceptor;
 use crate::ballot::Ballot;
 use crate::certificate::LeaseCert;
 use crate::codec::Wire;
@@ -12,7 +13,7 @@ use crate::view::Vote;
 use super::{Decision, Source, Work};
 
 /// Nothing was decided: the asker may try elsewhere.
-pub(super) fn give_up(env: &Env<'_>, out: &mut Outbox, scope: Scope, heard: u8, work: Work) {
+pub(super) fn give_up(env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, (scope, heard): (Scope, u8), work: Work) {
     match work.source {
         Source::Op(op) => {
             let members = env.chain.newest(scope.shard).map_or(0, |view| view.members.len());
@@ -20,7 +21,7 @@ pub(super) fn give_up(env: &Env<'_>, out: &mut Outbox, scope: Scope, heard: u8, 
             let (op_seq, nonce) = (op.op.op_seq, op.op.nonce);
             let key = RegisterKey::Lease(op.op.key.clone());
             let items = vec![OpResult { op_seq, nonce, key, outcome: Outcome::Retry { silent } }];
-            out.send(env, &op.owner, Message::Results { scope, items });
+            out.send(env, &op.owner, acceptor.results(scope, items));
         }
         Source::Redeem { from, request } => {
             let answer = RedeemAnswer { invite: request.invite.invite, outcome: RedeemOutcome::Retry };

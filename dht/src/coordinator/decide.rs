@@ -2,44 +2,13 @@
 
 use std::time::Duration;
 
-use crate::acceptor::millis;
-use crate::clock::{Now, ReplicaTime};
+use crate::cell::millis;
 use crate::env::Env;
-use crate::message::{Held, Outcome};
+use crate::message::Outcome;
 use crate::record::{MIN_LEASE, OpKind, Record, SignedOp, Value};
+use crate::top::Top;
 
 use super::{Source, slots};
-
-/// The newest value among a quorum's promises.
-#[derive(Clone, Debug)]
-pub(super) struct Top {
-    pub(super) held: Held,
-    /// The longest that any replica which reports this ballot has held it. The owner began before the first of them.
-    pub(super) elapsed: Duration,
-}
-
-impl Top {
-    /// Counts every promise on until it is used.
-    pub(super) fn of<'p>(promises: impl Iterator<Item = &'p (Held, ReplicaTime)>, now: &Now) -> Self {
-        let mut top = Self { held: Held::default(), elapsed: Duration::ZERO };
-        for (held, at) in promises {
-            let elapsed = Duration::from_millis(held.elapsed_ms).saturating_add(now.replica.0.saturating_sub(at.0));
-            if held.ballot > top.held.ballot {
-                top = Self { held: held.clone(), elapsed };
-            } else if held.ballot == top.held.ballot {
-                top.elapsed = top.elapsed.max(elapsed);
-            }
-        }
-        top
-    }
-
-    fn record(&self) -> Option<&Record> {
-        match &self.held.value {
-            Some(Value::Lease(record)) => Some(record),
-            Some(Value::Slots(_)) | None => None,
-        }
-    }
-}
 
 /// What comes of an operation: an answer, and what is to be written before it may be given.
 #[derive(Clone, Debug)]

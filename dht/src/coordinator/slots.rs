@@ -10,9 +10,10 @@ use crate::invite::InviteError;
 use crate::message::{Message, Outcome};
 use crate::record::{RegisterKey, Scope, Slots, Value};
 use crate::redeem::{RedeemAnswer, RedeemOutcome, RedeemRequest, Redeemed, RefusedHint, SpentProof};
+use crate::top::Top;
 use crate::view::{View, Vote};
 
-use super::decide::{Decision, Top};
+use super::decide::Decision;
 use super::{Coordinator, Source, Work};
 
 /// Most spent invites that are answered from memory.
@@ -54,6 +55,10 @@ impl Coordinator {
         let Some(view) = env.view_of(&RegisterKey::Redeem(invite)) else { return };
         if acceptor.member(env, view).is_none() {
             return out.drop(DropReason::NotReplica);
+        }
+        if acceptor.serving(env, view).is_none() {
+            let work = Work { source: Source::Redeem { from: *from, request: Box::new(request) }, attempt: 0 };
+            return self.postpone(env, out, acceptor, work);
         }
         let source = Source::Redeem { from: *from, request: Box::new(request) };
         self.start(env, out, acceptor, view, vec![Work { source, attempt: 0 }]);

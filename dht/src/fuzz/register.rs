@@ -69,10 +69,14 @@ mod tests {
     use crate::ballot::Ballot;
     use crate::command::{ClientId, LeaseKey};
     use crate::membership::fixture::{World, key};
-    use crate::message::{AcceptItem, AcceptedItem, Held, OpResult, Outcome, PromiseItem, ReadHeld, RefusedOp};
+    use crate::message::ViewMessage;
+    use crate::message::{
+        AcceptItem, AcceptedItem, AcceptedVote, Held, OpResult, Outcome, PromiseItem, ReadHeld, RefusedOp,
+    };
     use crate::record::{Hint, OpKind, Scope, SignedOp, Slots};
     use crate::redeem::{Entry, Redeemed};
     use crate::sign::Signature;
+    use crate::slot::Standing;
     use crate::view::Vote;
 
     type Target = (&'static str, fn(&[u8]));
@@ -177,7 +181,7 @@ mod tests {
             AcceptItem { value: slots.clone(), elapsed_ms: 0 },
         ];
         let accepted = vec![
-            AcceptedItem { key: ip_key.clone(), verdict: Ok(signature) },
+            AcceptedItem { key: ip_key.clone(), verdict: Ok(AcceptedVote { signature, promised_next: true }) },
             AcceptedItem { key: name_key.clone(), verdict: Err(ballot) },
         ];
         let store_id = [6; 16];
@@ -185,11 +189,11 @@ mod tests {
         let request = crate::redeem::RedeemRequest { invite: token.invite(), entry };
         let messages = [
             ("ops", Message::Ops { scope, ops: vec![of_address, of_name] }),
-            ("results", Message::Results { scope, items: results }),
+            ("results", Message::Results { scope, store_id, votes: 8, items: results }),
             ("prepare", Message::Prepare { scope, ballot, keys: vec![ip_key.clone(), name_key.clone(), slots.key()] }),
-            ("promise", Message::Promise { scope, store_id, ballot, items: promises }),
-            ("accept", Message::Accept { scope, ballot, items: accepts }),
-            ("accepted", Message::Accepted { scope, store_id, ballot, items: accepted }),
+            ("promise", Message::Promise { scope, store_id, votes: 8, ballot, items: promises }),
+            ("accept", Message::Accept { scope, ballot, next_round: 8, items: accepts }),
+            ("accepted", Message::Accepted { scope, store_id, votes: 8, ballot, items: accepted }),
             ("read", Message::Read { scope, id: 4, key: ip_key.clone() }),
             ("read-reply", Message::ReadReply { scope, store_id, id: 4, key: ip_key.clone(), held }),
             ("settle", Message::Settle { scope, key: name_key }),
@@ -199,10 +203,64 @@ mod tests {
         ];
         let mut samples: Vec<_> =
             messages.iter().map(|(file, message)| ("message", *file, message.to_bytes())).collect();
+        samples.extend(
+            view_messages(&world, scope, ballot, &ip_key)
+                .into_iter()
+                .map(|(file, message)| ("message", file, Message::View(message).to_bytes())),
+        );
         samples.push(("record", "lease", value.to_bytes()));
         samples.push(("record", "slots", slots.to_bytes()));
         samples.push(("certificate", "one-vote", cert.to_bytes()));
         samples.push(("name", "upper-case", b"Lab.".to_vec()));
         samples
+    }
+
+    /// One of each message about views.
+    fn view_messages(
+        world: &World,
+        scope: Scope,
+        ballot: Ballot,
+        key: &RegisterKey,
+    ) -> Vec<(&'static str, ViewMessage)> {
+        let (store_id, votes, signature) = ([6; 16], 8, Signature([7; 64]));
+        let view = world.founder().chain().newest(3).unwrap().clone();
+        let held = Held { ballot, value: None, elapsed_ms: 1000 };
+        let after = Some(key.clone());
+        let into = Scope { view: 1, ..scope };
+        vec![
+            ("view-prepare", ViewMessage::Prepare { scope, ballot }),
+            ("view-promise", ViewMessage::Promise { scope, store_id, votes, ballot, verdict: Ok(None) }),
+            (
+                "view-promise-accepted",
+                ViewMessage::Promise { scope, store_id, votes, ballot, verdict: Ok(Some((ballot, view.clone()))) },
+            ),
+            ("view-promise-refused", ViewMessage::Promise { scope, store_id, votes, ballot, verdict: Err(ballot) }),
+            ("view-accept", ViewMessage::Accept { scope, ballot, view }),
+            ("view-accepted", ViewMessage::Accepted { scope, store_id, votes, ballot, verdict: Ok(signature) }),
+            ("view-accept-refused", ViewMessage::Accepted { scope, store_id, votes, ballot, verdict: Err(ballot) }),
+            ("ask-snapshot", ViewMessage::AskSnapshot { scope, into, after: after.clone() }),
+            ("snapshot", ViewMessage::Snapshot { scope, into, store_id, after, last: true, items: vec![held] }),
+            ("ask-station", ViewMessage::AskStation { scope }),
+            ("station", ViewMessage::Station { scope, store_id, standing: Standing::Wedged }),
+            (
+                "presence",
+                ViewMessage::Presence {
+                    store_id,
+                    uptime_s: 60,
+                    reachable: true,
+                    willing: true,
+                    leaving: false,
+                    answer: true,
+                    views: 5,
+                },
+            ),
+            ("dial-me", ViewMessage::DialMe),
+            ("dialled-back", ViewMessage::DialledBack),
+            ("digest", ViewMessage::Digest { scope, buckets: vec![1; 16] }),
+            ("bucket", ViewMessage::Bucket { scope, bucket: 3, ballots: vec![(key.clone(), ballot)], whole: true }),
+            ("ask-votes", ViewMessage::AskVotes { store_id }),
+            ("heads", ViewMessage::Heads { heads: vec![scope, into] }),
+            ("votes-seen", ViewMessage::VotesSeen { store_id, votes }),
+        ]
     }
 }

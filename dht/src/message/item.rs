@@ -99,7 +99,16 @@ pub struct AcceptedItem {
     /// The register.
     pub key: RegisterKey,
     /// The vote, or the higher ballot that was promised before.
-    pub verdict: Result<Signature, Ballot>,
+    pub verdict: Result<AcceptedVote, Ballot>,
+}
+
+/// A member's vote for a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptedVote {
+    /// What it signed.
+    pub signature: Signature,
+    /// It has also promised the next ballot that was asked for.
+    pub promised_next: bool,
 }
 
 /// A member's answer to a Read.
@@ -147,6 +156,16 @@ fn encode_verdict<T: Wire>(verdict: &Result<T, Ballot>, out: &mut Writer) {
 
 fn decode_verdict<T: Wire>(input: &mut Reader<'_>) -> Result<Result<T, Ballot>, DecodeError> {
     if input.flag("verdict")? { Ok(Ok(T::decode(input)?)) } else { Ok(Err(Ballot::decode(input)?)) }
+}
+
+impl Wire for AcceptedVote {
+    fn encode(&self, out: &mut Writer) {
+        self.signature.encode(out);
+        out.u8(u8::from(self.promised_next));
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { signature: Signature::decode(input)?, promised_next: input.flag("promise")? })
+    }
 }
 
 impl Wire for PromiseItem {

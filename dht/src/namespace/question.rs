@@ -38,6 +38,8 @@ impl Namespace {
             | Command::Connect { .. }
             | Command::Invite { .. }
             | Command::Leave { .. }
+            | Command::HandOver { .. }
+            | Command::Serve { .. }
             | Command::ReserveHandshakes { .. } => {}
         }
     }
@@ -74,6 +76,8 @@ impl Namespace {
             | Command::Connect { .. }
             | Command::Invite { .. }
             | Command::Leave { .. }
+            | Command::HandOver { .. }
+            | Command::Serve { .. }
             | Command::ReserveHandshakes { .. } => return None,
         };
         let lease = self.leases.lease(env, &LeaseKey::Address(ip))?;
@@ -110,21 +114,6 @@ impl Namespace {
         }
     }
 
-    pub(super) fn handle_views(&mut self, views: &[Successor], now: Now) {
-        let mut added = false;
-        for successor in views {
-            match self.membership.observe_view(successor) {
-                Ok(new) => added |= new,
-                Err(_) => self.out.drop(DropReason::BadFetch),
-            }
-        }
-        self.pump();
-        if added {
-            self.leases.handle_moved(&env!(self, now));
-            self.resolver.handle_moved(&env!(self, now));
-        }
-    }
-
     /// Everything signed that this node has: the configuration, and the views after the founded ones.
     pub(super) fn handle_fetch(&mut self, to: &PublicKey) {
         let mut bytes = self.membership.signed_config().to_bytes();
@@ -135,7 +124,7 @@ impl Namespace {
         }
     }
 
-    pub(super) fn handle_fetched(&mut self, bytes: &[u8], now: Now) {
+    pub(super) fn handle_fetched(&mut self, from: &PublicKey, bytes: &[u8], now: Now) {
         let mut input = Reader::new(bytes);
         let config = SignedConfig::decode(&mut input);
         if config.is_ok_and(|config| self.membership.observe_config(config).is_ok()) {
@@ -144,7 +133,7 @@ impl Namespace {
                 let Ok(view) = Successor::decode(&mut input) else { break };
                 views.push(view);
             }
-            self.handle_views(&views, now);
+            self.handle_views(Some(from), &views, now);
         } else {
             self.out.drop(DropReason::BadFetch);
         }

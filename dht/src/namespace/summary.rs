@@ -10,6 +10,9 @@ use libp2p_identity::PeerId;
 use crate::identity::PublicKey;
 use crate::sign::NamespaceId;
 
+use crate::clock::Now;
+use crate::env::Env;
+
 use super::Namespace;
 
 /// What status pages say about a namespace.
@@ -35,6 +38,12 @@ pub struct Summary {
     pub members: Vec<PeerId>,
     /// Who votes in any shard, so that every node keeps in touch with them.
     pub replicas: Vec<PeerId>,
+    /// Of those in the view of shard 0, which were not heard for longer than they ought to, and for how long.
+    pub silent: Vec<(PeerId, Duration)>,
+    /// How many shards this node is a replica of, and how many there are.
+    pub votes_in: (usize, usize),
+    /// Why this node is no candidate for a replica; `None` if it is one, or is a replica.
+    pub hindrance: Option<&'static str>,
     /// Admitted peers.
     pub peers: Vec<PeerId>,
     /// Version numbers of what the authority signs, as handshakes carry them.
@@ -50,8 +59,25 @@ pub struct Summary {
 }
 
 impl Namespace {
-    /// For status pages.
+    /// For status pages, without what depends on the time.
     pub fn summary(&self) -> Summary {
+        self.summarize()
+    }
+
+    /// For status pages.
+    pub fn summary_at(&self, now: Now) -> Summary {
+        let env = env!(self, now);
+        let silent = env.chain.newest(0).map(|view| self.presences.silent(&env, view)).unwrap_or_default();
+        let mine = env.newest().filter(|view| self.acceptor.member(&env, view).is_some()).count();
+        Summary {
+            silent: silent.into_iter().filter_map(|(identity, since)| Some((identity.peer_id()?, since))).collect(),
+            votes_in: (mine, usize::from(env.chain.shard_count())),
+            hindrance: self.presences.hindrance(now.mono),
+            ..self.summarize()
+        }
+    }
+
+    fn summarize(&self) -> Summary {
         let config = self.membership.config();
         let view = self.membership.chain().newest(0);
         let members = view.map(|view| view.members.as_slice()).unwrap_or_default();
@@ -69,6 +95,9 @@ impl Namespace {
             view: view.map_or(0, |view| view.number),
             members: members.iter().filter_map(|member| member.identity.peer_id()).collect(),
             replicas: replicas.iter().filter_map(PublicKey::peer_id).collect(),
+            silent: Vec::new(),
+            votes_in: (0, usize::from(chain.shard_count())),
+            hindrance: None,
             peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),
             heads: self.membership.heads().short(),
             credential_hash: self.membership.credential().hash(&self.ns),

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::acceptor::millis;
 use crate::ballot::Token;
+use crate::cell::millis;
 use crate::certificate::{LeaseCert, MAX_CERTIFICATE};
 use crate::clock::OwnerTime;
 use crate::codec::{DecodeError, Reader, Wire, Writer};

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use crate::acceptor::millis;
 use crate::address::{MAX_TRIES, first_choice, next_choice};
+use crate::cell::millis;
 use crate::codec::Wire;
 use crate::command::{ClientId, CommandId, Hold, LeaseKey};
 use crate::env::{Env, Outbox};

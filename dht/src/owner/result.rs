@@ -38,7 +38,7 @@ impl Leases {
             let key = key.clone();
             self.handle_result(env, out, &key, item.outcome);
         }
-        self.check_left(env, out);
+        self.check_left(env);
     }
 
     pub(super) fn handle_result(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey, outcome: Outcome) {

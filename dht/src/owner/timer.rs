@@ -22,7 +22,7 @@ impl Leases {
             self.resend_if_due(env, out, &key);
         }
         self.give_up_jobs(env, out);
-        self.check_left(env, out);
+        self.check_left(env);
     }
 
     pub(crate) fn notice_jump(&mut self, env: &Env<'_>, out: &mut Outbox) {

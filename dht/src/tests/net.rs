@@ -14,9 +14,10 @@ use crate::env::Rules;
 use crate::event::{ClaimError, Event, Lease, Output, Resolution};
 use crate::identity::SecretKey;
 use crate::membership::fixture::{TODAY, World, apply, at, data, key, peer};
-use crate::message::Message;
+use crate::message::{Message, ViewMessage};
 use crate::namespace::{Image, Keys, Namespace};
-use crate::record::Value;
+use crate::record::{RegisterKey, Value};
+use crate::view::Member;
 
 /// The lease of the fixture's namespaces.
 pub(super) const D: Duration = Duration::from_secs(86_400);
@@ -48,6 +49,8 @@ pub(super) struct Node {
     pub(super) rates: (u32, u32),
     /// What the owner's clock counted while the machine slept.
     pub(super) slept: Duration,
+    /// Whether others reach it from outside.
+    pub(super) public: bool,
 }
 
 pub(super) struct Net {
@@ -59,8 +62,15 @@ pub(super) struct Net {
     pub(super) time: Duration,
     /// The wall clock's lead over the time since the test began.
     pub(super) wall: u64,
+    /// What was published.
+    pub(super) hints: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What was looked for.
+    pub(super) sought: Vec<Vec<u8>>,
     rules: Rules,
     next_id: u64,
+    forced: u64,
+    /// Messages that arrived, but for those that only say that somebody is there.
+    pub(super) delivered: usize,
 }
 
 impl Net {
@@ -84,8 +94,12 @@ impl Net {
             outside: Vec::new(),
             time: secs(1),
             wall: 0,
+            hints: BTreeMap::new(),
+            sought: Vec::new(),
             rules,
             next_id: 1,
+            forced: 0,
+            delivered: 0,
         };
         for (number, data, disk) in disks {
             let node = Node {
@@ -99,6 +113,7 @@ impl Net {
                 starts: 0,
                 rates: (100, 100),
                 slept: Duration::ZERO,
+                public: true,
             };
             net.nodes.insert(number, node);
             net.start(number);
@@ -168,6 +183,7 @@ impl Net {
         let node = self.nodes.get_mut(&number).unwrap();
         let Some(live) = node.live.as_mut() else { return };
         let mut sent = Vec::new();
+        let mut dials = Vec::new();
         while let Some(output) = live.poll_output() {
             match output {
                 Output::Persist(writes) => {
@@ -180,23 +196,32 @@ impl Net {
                     sent.push(Packet { from: number, to, message });
                 }
                 Output::Event(event) => node.events.push(event),
-                Output::Admit { .. }
-                | Output::Refuse { .. }
-                | Output::Dial { .. }
-                | Output::Publish { .. }
-                | Output::Seek { .. }
-                | Output::DialBack { .. } => {}
+                Output::DialBack { peer } => dials.push(peer),
+                Output::Publish { key, value } => {
+                    self.hints.insert(key, value);
+                }
+                Output::Seek { key } => self.sought.push(key),
+                Output::Admit { .. } | Output::Refuse { .. } | Output::Dial { .. } => {}
             }
         }
         let (inside, outside): (Vec<_>, Vec<_>) =
             sent.into_iter().partition(|packet| self.nodes.contains_key(&packet.to));
         self.wire.extend(inside);
         self.outside.extend(outside);
+        for peer in dials {
+            // Everybody is reached who is there.
+            let reached = self.nodes.get(&number_of(peer)).is_some_and(|node| node.live.is_some() && node.public);
+            let now = self.now(number);
+            self.live(number).handle_dialled_back(peer, reached, now);
+            self.drain(number);
+        }
     }
 
     /// Delivers one message, now.
     pub(super) fn deliver(&mut self, packet: &Packet) {
         let now = self.now(packet.to);
+        let presence = matches!(packet.message, Message::View(ViewMessage::Presence { .. }));
+        self.delivered += usize::from(!presence);
         if let Some(live) = self.nodes.get_mut(&packet.to).unwrap().live.as_mut() {
             live.handle_message(peer(packet.from), &packet.message.to_bytes(), now);
             self.drain(packet.to);
@@ -333,8 +358,41 @@ impl Net {
 
     /// What one replica holds under a key.
     pub(super) fn peek(&self, number: u8, key: LeaseKey) -> Option<Value> {
-        let key = crate::record::RegisterKey::Lease(key);
+        let key = RegisterKey::Lease(key);
         self.nodes[&number].live.as_ref()?.peek(&key, self.now(number))
+    }
+
+    /// The newest view of the address's shard that this node knows: its members and its number.
+    pub(super) fn view(&self, number: u8, ip: Ipv4Addr) -> (Vec<Member>, u64) {
+        let live = self.nodes[&number].live.as_ref().unwrap();
+        let key = RegisterKey::Lease(LeaseKey::Address(ip));
+        let chain = live.membership().chain();
+        let view = chain.newest(key.shard(&self.world.ns, live.membership().config())).unwrap();
+        (view.members.clone(), view.number)
+    }
+
+    /// A node as it would stand in a view.
+    pub(super) fn member(&self, number: u8) -> Member {
+        let live = self.nodes[&number].live.as_ref().unwrap();
+        let serial = live.membership().credential().serial(&self.world.ns);
+        Member { identity: key(number).public(), store_id: live.membership().store_id(), serial }
+    }
+
+    /// Begins a change of the address's shard to these members.
+    pub(super) fn propose(&mut self, at: u8, ip: Ipv4Addr, members: Vec<Member>) {
+        let now = self.now(at);
+        // Above what anybody has proposed before.
+        self.forced += 1000;
+        let above = self.forced;
+        self.live(at).force_view(&LeaseKey::Address(ip), (members, above), now);
+        self.drain(at);
+    }
+
+    /// The disk is replaced: the membership is there, the lease store is another.
+    pub(super) fn lose_disk(&mut self, number: u8, store_id: [u8; 16]) {
+        let node = self.nodes.get_mut(&number).unwrap();
+        node.disk.retain(|key, _| key.starts_with(b"m/") && !key.starts_with(b"m/view/"));
+        apply(&mut node.disk, &[crate::membership::store::write_store_id(store_id)]);
     }
 
     /// A claimable address.

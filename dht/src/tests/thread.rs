@@ -65,8 +65,11 @@ fn invite(creator: &mut Namespace, disk: &mut Image) -> Token {
     };
     creator.handle_command(command, now());
     let (_, events, _) = drain(creator, disk);
-    let [Event::Invited { outcome: Ok(text), .. }] = &events[..] else { panic!("{events:?}") };
-    Token::parse(text).unwrap()
+    let invited = events.iter().find_map(|event| match event {
+        Event::Invited { outcome: Ok(text), .. } => Some(text),
+        _ => None,
+    });
+    Token::parse(invited.expect("an invite")).unwrap()
 }
 
 /// Drives the newcomer against the creator until it has joined.

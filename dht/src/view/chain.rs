@@ -8,6 +8,7 @@ use super::{
 };
 use crate::ballot::Ballot;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
+use crate::record::Scope;
 use crate::sign::{self, Label, NamespaceId};
 
 /// Views 0 of all shards: the same members everywhere, so they are written once.
@@ -175,12 +176,15 @@ impl Chain {
         self.get(shard, number).filter(|view| view.incarnation == incarnation && view.hash() == *hash)
     }
 
-    /// Adds the next view of a shard. `Ok(false)` if it was known.
-    pub fn extend(&mut self, successor: &Successor) -> Result<bool, ChainError> {
+    /// Whether a view follows from those that are known here: `Ok(true)` if it is new.
+    pub fn judge(&self, successor: &Successor) -> Result<bool, ChainError> {
         let view = &successor.view;
         let newest = self.newest(view.shard).ok_or(ChainError::Foreign)?;
         if view.ns != self.ns || view.incarnation != newest.incarnation {
             return Err(ChainError::Foreign);
+        }
+        if self.successor(&Scope::of(view)) == Some(successor) {
+            return Ok(false);
         }
         let number = view.number.checked_sub(1).ok_or(ChainError::Gap)?;
         let before = self.get(view.shard, number).ok_or(ChainError::Gap)?;
@@ -192,17 +196,28 @@ impl Chain {
         match self.get(view.shard, view.number) {
             Some(known) if known == view => Ok(false),
             Some(_) => Err(ChainError::Fork),
-            None => {
-                self.shards[usize::from(view.shard)].push(view.clone());
-                self.successors.push(successor.clone());
-                Ok(true)
-            }
+            None => Ok(true),
         }
+    }
+
+    /// Adds the next view of a shard. `Ok(false)` if it was known.
+    pub fn extend(&mut self, successor: &Successor) -> Result<bool, ChainError> {
+        let new = self.judge(successor)?;
+        if new {
+            self.shards[usize::from(successor.view.shard)].push(successor.view.clone());
+            self.successors.push(successor.clone());
+        }
+        Ok(new)
     }
 
     /// Every view after the founded ones with its votes, in an order in which [`Self::extend`] takes them.
     pub fn successors(&self) -> &[Successor] {
         &self.successors
+    }
+
+    /// The view of this scope with its votes, if it was decided and is known.
+    pub(crate) fn successor(&self, scope: &Scope) -> Option<&Successor> {
+        self.successors.iter().rev().find(|successor| Scope::of(&successor.view) == *scope)
     }
 
     /// The list of all shards' newest views.

@@ -114,6 +114,10 @@ impl Engine {
                 self.quorum = Quorum { reachable, why, since: Some(since) };
             }
             dht::Event::Left { id } => self.left(id.0, now),
+            dht::Event::HandedOver { id } => self.handed_over(id.0),
+            // The shell shows it.
+            dht::Event::Status { .. } => {}
+            dht::Event::StoreLost => self.count("lease-store-set-back"),
         }
     }
 

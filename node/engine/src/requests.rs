@@ -15,6 +15,8 @@ use crate::engine::{Engine, Event, Pending};
 const MAX_REQUESTS: usize = 64;
 /// A request without an answer ends here.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Whoever leaves waits until others have taken over what it held for all.
+const LEAVING: Duration = Duration::from_secs(20);
 
 /// Ties a reply to its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,8 +48,10 @@ pub enum Request {
         /// Where to find us.
         contacts: Vec<Contact>,
     },
-    /// Give back every lease.
+    /// Give back every lease, and one's places among the replicas.
     Leave,
+    /// The process is about to stop: see to it that enough replicas remain.
+    HandOver,
 }
 
 /// What the command line is told.
@@ -93,6 +97,8 @@ pub enum Reply {
     Token(String),
     /// All leases are given back.
     Left,
+    /// The process may stop: enough replicas remain, or none can be had.
+    HandedOver,
     /// It could not be done.
     Failed(String),
 }
@@ -108,6 +114,7 @@ enum Waits {
     Pong { peer: PeerId, ip: Ipv4Addr, sent: Instant },
     Invite,
     Leave,
+    HandOver,
 }
 
 /// Requests under way.
@@ -152,6 +159,10 @@ impl Engine {
                 self.wait(id, Waits::Leave, now);
                 self.command(pending, |id| Command::Leave { id })
             }
+            Request::HandOver => {
+                self.wait(id, Waits::HandOver, now);
+                self.command(pending, |id| Command::HandOver { id })
+            }
         };
         if !given {
             self.requests.waiting.remove(&id);
@@ -160,7 +171,11 @@ impl Engine {
     }
 
     fn wait(&mut self, id: RequestId, kind: Waits, now: Now) {
-        self.requests.waiting.insert(id, Waiting { kind, until: now.mono + DEADLINE });
+        let patience = match kind {
+            Waits::Leave | Waits::HandOver => LEAVING,
+            Waits::Lookup | Waits::PingResolve | Waits::Pong { .. } | Waits::Invite => DEADLINE,
+        };
+        self.requests.waiting.insert(id, Waiting { kind, until: now.mono + patience });
     }
 
     fn resolve_for_request(&mut self, pending: Pending, what: &str) -> bool {
@@ -188,7 +203,7 @@ impl Engine {
                 self.wait(id, Waits::Pong { peer: owner, ip, sent: now.mono }, now);
                 self.send_ping(owner, id.0, now);
             }
-            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave => {
+            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave | Waits::HandOver => {
                 let remaining_s = remaining.as_secs();
                 let reply = Reply::Owner {
                     ip,
@@ -206,7 +221,7 @@ impl Engine {
         let why = "nobody has leased it".to_owned();
         match kind {
             Waits::PingResolve => Reply::NoPong { peer_id: None, path: "none".into(), why },
-            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave => Reply::Failed(why),
+            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave | Waits::HandOver => Reply::Failed(why),
         }
     }
 
@@ -215,7 +230,7 @@ impl Engine {
         let why = format!("the register could not be asked: {replica}");
         match kind {
             Waits::PingResolve => Reply::NoPong { peer_id: None, path: "none".into(), why },
-            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave => Reply::Failed(why),
+            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave | Waits::HandOver => Reply::Failed(why),
         }
     }
 
@@ -257,6 +272,13 @@ impl Engine {
         }
     }
 
+    pub(crate) fn handed_over(&mut self, command: u64) {
+        if let Some(Pending::Request { id }) = self.pending.remove(&command) {
+            self.requests.waiting.remove(&id);
+            self.reply(id, Reply::HandedOver);
+        }
+    }
+
     pub(crate) fn expire_requests(&mut self, now: Now) {
         while let Some(id) =
             self.requests.waiting.iter().find(|(_, waiting)| waiting.until <= now.mono).map(|(id, _)| *id)
@@ -265,7 +287,7 @@ impl Engine {
             let reply = match waiting.kind {
                 Waits::Pong { peer, .. } => self.no_pong(peer),
                 Waits::PingResolve => self.unreachable(&waiting.kind),
-                Waits::Lookup | Waits::Invite | Waits::Leave => self.unreachable(&Waits::Lookup),
+                Waits::Lookup | Waits::Invite | Waits::Leave | Waits::HandOver => self.unreachable(&Waits::Lookup),
             };
             self.reply(id, reply);
         }

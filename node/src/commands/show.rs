@@ -159,7 +159,9 @@ fn reply_line(what: &str, number: u64, reply: &Reply) -> anyhow::Result<String> 
         }
         Reply::NoPong { path, why, .. } => format!("{what}: seq={number} path={path} no answer: {why}"),
         Reply::Failed(why) => bail!("{why}"),
-        Reply::Owner { .. } | Reply::Token(_) | Reply::Left => bail!("the daemon speaks another version; restart it"),
+        Reply::Owner { .. } | Reply::Token(_) | Reply::Left | Reply::HandedOver => {
+            bail!("the daemon speaks another version; restart it")
+        }
     })
 }
 

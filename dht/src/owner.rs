@@ -59,6 +59,7 @@ pub(crate) struct Leases {
     outgoing: Vec<(PublicKey, SignedOp)>,
     reach: Reach,
     seen: (Instant, OwnerTime),
+    jumps: u32,
     leaving: Option<(CommandId, Instant)>,
     left: Option<CommandId>,
     rng: ChaCha20Rng,
@@ -86,6 +87,7 @@ impl Leases {
             outgoing: Vec::new(),
             reach: Reach::default(),
             seen: (env.now.mono, env.now.owner),
+            jumps: env.now.jumps,
             leaving: None,
             left: None,
             rng: ChaCha20Rng::from_seed(seed),
@@ -295,6 +297,14 @@ impl Leases {
             } else {
                 self.forget(out, &key);
             }
+        }
+    }
+
+    /// Somebody misses the lease in the register: it is renewed, or claimed again, without waiting for its time.
+    pub(crate) fn renew_now(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey) {
+        let idle = |entry: &&Entry| entry.pending.is_none() && !entry.gone && entry.usable(env);
+        if self.entries.get(key).as_ref().is_some_and(idle) {
+            self.start_op(env, out, key, OpKind::Renew);
         }
     }
 

@@ -45,6 +45,8 @@ impl Engine {
             }
             bridge::Event::Resolve { ip } => self.resolve(ip, now),
             bridge::Event::Unproven { peer, ip } => self.ask_lease(peer, ip, now),
+            bridge::Event::Superseded { peer, ip } => self.show_newer(peer, ip, now),
+            bridge::Event::NotHere { peer, ip } => self.say_not_owner(peer, ip, now),
         }
     }
 
@@ -102,7 +104,9 @@ impl Engine {
                     self.lease_checked(peer, certificate, outcome, now);
                 }
             }
-            dht::Event::Superseded { ip, owner } => self.superseded(ip, owner),
+            dht::Event::Superseded { ip, owner, token, certificate } => {
+                self.superseded(ip, (owner, token, certificate), now);
+            }
             dht::Event::PeerKeys { peer, x25519, credential_hash } => {
                 self.peer_keys(peer, tunnel::PeerKeys { x25519, credential_hash }, now);
             }

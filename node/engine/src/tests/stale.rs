@@ -87,12 +87,31 @@ fn a_stale_answer_of_the_register_does_not_displace_the_newer_owner_either() {
     let mut parties = superseded();
     parties.enter(OLD, X, 5);
     // Half of what a proof is used for: it is asked again.
-    parties.wait(secs(300));
+    for _ in 0..35 {
+        parties.send(OLD, X, MINE);
+        parties.send(ONLOOKER, MINE, X);
+        parties.wait(secs(10));
+    }
     assert_eq!(parties.count(ONLOOKER, is_read), 1);
+    assert!(parties.arrived(ONLOOKER).is_empty());
+    assert_eq!((parties.arrived(NEW).len(), parties.arrived(OLD).len()), (35, 0));
+}
+
+#[test]
+fn a_check_that_was_under_way_when_the_newer_owner_came_does_not_displace_it() {
+    let mut parties = superseded();
+    let old = grant(OLD, X, 5);
+    let pending = Pending::CheckLease { peer: id(OLD), certificate: old.certificate };
+    parties.party(ONLOOKER).engine.pending.insert(7, pending);
+    let proven = Proven { ip: X, name: None, token: old.token, remaining: LEASE };
+    let checked = dht::Event::LeaseChecked { id: CommandId(7), from: id(OLD), outcome: Ok(proven) };
+    // The proof of the new owner has just ended, so that nothing but its token speaks for it.
+    let engine = &mut parties.party(ONLOOKER).engine;
+    engine.forget_route(X);
+    parties.overlay(ONLOOKER, checked);
+    assert_eq!(parties.party(ONLOOKER).engine.bridge.local().route(X), None);
     parties.send(OLD, X, MINE);
     assert!(parties.arrived(ONLOOKER).is_empty());
-    parties.send(ONLOOKER, MINE, X);
-    assert_eq!((parties.arrived(NEW).len(), parties.arrived(OLD).len()), (1, 0));
 }
 
 #[test]
@@ -190,6 +209,16 @@ fn an_address_is_asked_anew_once_a_second_however_often_somebody_denies_it() {
     let reads = parties.count(ONLOOKER, is_read);
     assert!((1..=3).contains(&reads), "{reads}");
     assert!(parties.drops(OLD, "bridge.no-such-host") >= 90);
+}
+
+#[test]
+fn an_address_is_asked_anew_once_a_second_also_for_who_denies_it_without_end() {
+    let mut parties = talking();
+    for _ in 0..50 {
+        parties.forge(OLD, ONLOOKER, Kind::Control, &[&[20], &X.octets()[..]].concat());
+    }
+    assert_eq!(parties.count(ONLOOKER, is_read), 1);
+    assert_eq!(parties.drops(ONLOOKER, "engine.not-owner-again"), 49);
 }
 
 #[test]

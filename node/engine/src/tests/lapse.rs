@@ -212,7 +212,8 @@ fn a_peers_packets_are_taken_no_longer_than_it_has_proven() {
     lab.prove(secs(3000), &certificate(THEIRS, 1));
     lab.now.jumps += 1;
     lab.opened(Kind::Packet, &packet(THEIRS, OURS));
-    assert!(lab.frames.is_empty() && !lab.takes_from_peer());
+    assert!(lab.frames.is_empty());
+    assert_eq!(lab.engine.bridge.local().route(THEIRS), None);
 }
 
 #[test]

@@ -64,6 +64,10 @@ fn a_fence_ends_the_route_and_a_new_proof_ends_the_fence() {
     assert!(matches!(bench.bridge.local().inbound(&peer(1), &from(MEMBER_IP)), Inbound::Deliver(_)));
     bench.packet_of(2, &from(MEMBER_IP));
     assert_eq!(bench.events(), [superseded(2, MEMBER_IP)]);
+    // Its proof has ended: it is asked for another as anybody is.
+    bench.bridge.forbid(peer(1), MEMBER_IP);
+    bench.packet_of(1, &from(MEMBER_IP));
+    assert_eq!(bench.events(), [Event::Unproven { peer: peer(1), ip: MEMBER_IP }]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use crate::acceptor::RESTART_DOUBT;
+use crate::ballot::Token;
 use crate::certificate::LeaseCert;
 use crate::clock::OwnerTime;
 use crate::codec::Wire;
@@ -25,7 +26,7 @@ use crate::env::{Env, Outbox};
 use crate::event::{ClaimError, Event, Lease};
 use crate::identity::PublicKey;
 use crate::message::{MAX_BATCH, Message};
-use crate::namespace::{Image, LoadError};
+use crate::namespace::{Image, LeaseFacts, LoadError};
 use crate::record::{Hint, Op, OpKind, RegisterKey, Scope, SignedOp};
 use crate::sign;
 use crate::view::View;
@@ -131,6 +132,17 @@ impl Leases {
     /// A lease that may be used at this moment.
     pub(crate) fn lease(&self, env: &Env<'_>, key: &LeaseKey) -> Option<Lease> {
         self.entries.get(key)?.lease(env, key)
+    }
+
+    /// The newest tokens of what may be used at this moment.
+    pub(crate) fn tokens(&self, env: &Env<'_>) -> BTreeMap<LeaseKey, Token> {
+        let usable = self.entries.iter().filter(|(_, entry)| entry.usable(env));
+        usable.filter_map(|(key, entry)| Some((key.clone(), entry.held.as_ref()?.token))).collect()
+    }
+
+    /// What they rest on, for status pages.
+    pub(crate) fn facts(&self, env: &Env<'_>) -> Vec<LeaseFacts> {
+        self.entries.iter().filter_map(|(key, entry)| entry.facts(env, key)).collect()
     }
 
     /// The name that the client of this address has, if it has one.

@@ -8,6 +8,7 @@ use dht::clock::Now;
 use dht::{ClaimError, Command};
 
 use crate::engine::{Engine, Event, Pending};
+use crate::standing::Standing;
 use crate::status::Quorum;
 
 /// DNS questions under way; the responder's own table is smaller.
@@ -119,8 +120,7 @@ impl Engine {
             }
             dht::Event::Left { id } => self.left(id.0, now),
             dht::Event::HandedOver { id } => self.handed_over(id.0),
-            // The shell shows it.
-            dht::Event::Status { .. } => {}
+            dht::Event::Status { summary } => self.standing = Some(Standing { summary, at: now.mono }),
             dht::Event::StoreLost => self.count("lease-store-set-back"),
         }
     }

@@ -23,6 +23,7 @@ use crate::peers::Peers;
 use crate::requests::{Reply, RequestId, Requests};
 use crate::routes::Routes;
 use crate::snapshot::{Path, Snapshot};
+use crate::standing::Standing;
 use crate::status::{Quorum, State};
 
 /// Commands under way in the overlay. Every source is bounded on its own; this guards against the sum.
@@ -142,6 +143,7 @@ pub struct Engine {
     pub(crate) renewed: Once<Ipv4Addr>,
     pub(crate) requests: Requests,
     pub(crate) quorum: Quorum,
+    pub(crate) standing: Option<Standing>,
     pub(crate) state: State,
     pub(crate) pending: BTreeMap<u64, Pending>,
     next_command: u64,
@@ -208,6 +210,7 @@ impl Engine {
             renewed: Once::every(RENEW_EVERY),
             requests: Requests::default(),
             quorum: Quorum::default(),
+            standing: None,
             state: State::Joined,
             pending: BTreeMap::new(),
             next_command: 0,

@@ -31,6 +31,7 @@ mod requests;
 mod routes;
 mod session_message;
 mod snapshot;
+mod standing;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -39,4 +40,5 @@ pub use config::{Addressing, Config, Hostname};
 pub use engine::{Engine, Event, Output};
 pub use requests::{Reply, Request, RequestId};
 pub use snapshot::{Path, Snapshot};
-pub use status::{HostStatus, LeaseStatus, NamespaceStatus, PeerStatus, State, ViewStatus};
+pub use standing::{Basis, SilentReplica, ViewStatus};
+pub use status::{HostStatus, LeaseStatus, NamespaceStatus, PeerStatus, State};

@@ -17,6 +17,7 @@ use tunnel::{Candidate, CandidateKind, Kind, Tunnel};
 mod lapse;
 mod parties;
 mod stale;
+mod standing;
 
 use crate::engine::Pending;
 use crate::{Addressing, Config, Engine, Event, Hostname, Output, Reply, Request, RequestId, State};

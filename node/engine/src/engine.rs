@@ -123,6 +123,17 @@ pub(crate) enum Pending {
     Request { id: RequestId },
 }
 
+fn dhcp_config(config: &Config) -> dhcp::Config {
+    dhcp::Config {
+        server: config.service,
+        subnet: config.range,
+        dns: config.service,
+        domain: config.zone.clone(),
+        search: vec![config.zone.clone()],
+        mtu: config.mtu,
+    }
+}
+
 /// One namespace on one machine, without I/O.
 pub struct Engine {
     pub(crate) config: Config,
@@ -169,18 +180,7 @@ impl Engine {
             seed,
             now.mono,
         );
-        let dhcp = dhcp::Server::new(
-            dhcp::Config {
-                server: service,
-                subnet: config.range,
-                dns: service,
-                domain: config.zone.clone(),
-                search: vec![config.zone.clone()],
-                mtu: config.mtu,
-            },
-            seed,
-            now.mono,
-        );
+        let dhcp = dhcp::Server::new(dhcp_config(&config), seed, now.mono);
         let dns = Responder::new(
             dns::Config { zone: config.zone.clone(), service, range: config.range, max_udp: 1232 },
             now.mono,

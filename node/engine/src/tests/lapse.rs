@@ -7,8 +7,10 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(10, 70, 0, 30);
 const GUEST_MAC: [u8; 6] = [2, 9, 9, 9, 9, 9];
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 70, 0, 1);
 
+type End = fn(&mut Lab);
+
 /// How a lease comes to its end while nobody looks.
-const ENDS: [(&str, fn(&mut Lab)); 3] = [
+const ENDS: [(&str, End); 3] = [
     ("frozen", |lab| lab.pass(LEASE)),
     // The owner's clock counts it, the monotonic one does not.
     ("asleep", |lab| {

@@ -168,14 +168,10 @@ impl Parties {
         if verdict == Verdict::Control {
             engine.handle_frame(&frame, Offload::default(), now);
         }
+        let reached = |to: SocketAddr| (1..10).find(|other| address(*other) == to).unwrap();
         datagrams.drain(|to, bytes, size| {
-            bytes.chunks(size).for_each(|datagram| {
-                self.wire.push((
-                    number,
-                    to.ip().to_string().rsplit('.').next().unwrap().parse().unwrap(),
-                    datagram.to_vec(),
-                ))
-            });
+            let datagrams = bytes.chunks(size).map(|datagram| (number, reached(to), datagram.to_vec()));
+            self.wire.extend(datagrams);
         });
         self.settle();
     }
@@ -240,9 +236,8 @@ impl Parties {
         match output {
             Output::Frame { frame, .. } => self.party(number).frames.push(frame),
             Output::Transmit { to, datagram } => {
-                if let Some(to) = (1..10).find(|other| address(*other) == to) {
-                    self.wire.push((number, to, datagram));
-                }
+                let to = (1..10).find(|other| address(*other) == to);
+                self.wire.extend(to.map(|to| (number, to, datagram)));
             }
             Output::Command(command) => {
                 self.party(number).commands.push(command.clone());
@@ -275,6 +270,7 @@ impl Parties {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what else an engine commands is of no interest here")]
     fn obey(&mut self, number: u8, command: Command) -> Vec<dht::Event> {
         let remaining = LEASE;
         match command {

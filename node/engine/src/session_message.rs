@@ -14,7 +14,7 @@
 //!
 //! The last three let stale knowledge heal itself. Nothing in them is believed: a certificate is checked, and an address
 //! that a peer says is not its own is only taken from that peer. None is sent, or acted upon, more than once a second for
-//! one peer and address.
+//! one peer and address, nor more than eight times a second to one peer.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -177,7 +177,7 @@ impl Engine {
     /// Shows a peer that somebody else has an address: by our own lease, or by the newest that we know.
     pub(crate) fn show_newer(&mut self, to: PeerId, ip: Ipv4Addr, now: Now) {
         let Some(certificate) = self.newest_certificate(ip, &to) else { return };
-        if self.told.take((to, SUPERSEDE, ip), now.mono) {
+        if self.may_tell(to, SUPERSEDE, ip, now) {
             let message = [&[SUPERSEDE], &certificate[..]].concat();
             self.tunnel.send(to, Kind::Control, &message, now.mono);
         }
@@ -185,7 +185,7 @@ impl Engine {
 
     /// Tells a peer that an address it sends to is not here, and of whom it is if we know.
     pub(crate) fn say_not_owner(&mut self, to: PeerId, ip: Ipv4Addr, now: Now) {
-        if self.told.take((to, NOT_OWNER, ip), now.mono) {
+        if self.may_tell(to, NOT_OWNER, ip, now) {
             let certificate = self.newest_certificate(ip, &to).unwrap_or_default();
             let message = [&[NOT_OWNER], &ip.octets()[..], &certificate].concat();
             self.tunnel.send(to, Kind::Control, &message, now.mono);
@@ -194,10 +194,16 @@ impl Engine {
 
     /// Tells a peer that the register knows nothing of the address that it proves.
     pub(crate) fn say_no_record(&mut self, to: PeerId, ip: Ipv4Addr, now: Now) {
-        if self.told.take((to, NO_RECORD, ip), now.mono) {
+        if self.may_tell(to, NO_RECORD, ip, now) {
             let message = [&[NO_RECORD], &ip.octets()[..]].concat();
             self.tunnel.send(to, Kind::Control, &message, now.mono);
         }
+    }
+
+    /// One address once a second, and not too many addresses: whoever is mistaken about thousands is not helped by us.
+    fn may_tell(&mut self, to: PeerId, what: u8, ip: Ipv4Addr, now: Now) -> bool {
+        let Some(peer) = self.peers.entry(to) else { return false };
+        self.told.take((to, what, ip), now.mono) && peer.told.take(now.mono)
     }
 
     /// What proves that somebody else than this peer has the address.

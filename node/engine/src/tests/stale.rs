@@ -278,6 +278,24 @@ fn an_owner_that_the_register_has_lost_is_told_and_renews_once_in_a_while() {
 }
 
 #[test]
+fn whoever_is_wrong_about_thousands_of_addresses_is_told_of_few() {
+    let mut parties = talking();
+    let address = |n: u8| Ipv4Addr::new(10, 70, 0, 100 + n);
+    for n in 0..100 {
+        let newer = (id(NEW), grant(NEW, address(n), 9).token, grant(NEW, address(n), 9).certificate);
+        let now = parties.now;
+        assert!(parties.party(ONLOOKER).engine.acknowledge(address(n), newer, now));
+    }
+    for n in 0..100 {
+        let old = grant(OLD, address(n), 5).certificate;
+        parties.forge(OLD, ONLOOKER, Kind::Control, &leases(LEASE, &[old]));
+    }
+    assert_eq!(parties.drops(ONLOOKER, "engine.superseded-lease"), 100);
+    // One place of the old owner's own bucket was taken by the onlooker's lease.
+    assert_eq!(parties.count(OLD, |command| matches!(command, Command::Supersede { .. })), 31);
+}
+
+#[test]
 fn a_flood_of_newer_certificates_is_counted_and_bounded() {
     let mut parties = talking();
     for round in 0..100 {

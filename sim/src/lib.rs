@@ -45,6 +45,7 @@ mod overlay;
 mod packets;
 mod probe;
 pub mod reference;
+pub mod register;
 pub mod scenario;
 pub mod setup;
 mod tap;

@@ -388,7 +388,7 @@ impl Net {
         // Above what anybody has proposed before.
         self.forced += 1000;
         let above = self.forced;
-        self.live(at).force_view(&LeaseKey::Address(ip), (members, above), now);
+        self.live(at).force_view_above(&LeaseKey::Address(ip), members, above, now);
         self.drain(at);
     }
 

@@ -497,7 +497,9 @@ impl Namespace {
         let (proposer, votes) = (self.proposer.describe(shard), self.acceptor.votes.may());
         let (number, members) = (view.number, members.join(" "));
         let (me, store) = (env.me, &self.acceptor.store_id()[..2]);
-        format!("{me:?} store {store:?} view {number} [{members}] {standing:?} {accepted:?} {proposer} may vote {votes}")
+        format!(
+            "{me:?} store {store:?} view {number} [{members}] {standing:?} {accepted:?} {proposer} may vote {votes}"
+        )
     }
 
     /// Proposes these members for the shard of a key, whatever the policy says: for simulations.

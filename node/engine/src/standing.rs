@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use dht::clock::Now;
 use dht::{LeaseFacts, LeaseKey, Summary};
+use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 
 /// What the overlay said last of itself, and when.
@@ -67,10 +68,11 @@ impl Standing {
         }
     }
 
-    /// Whether this node, a replica itself, misses so many others that nothing can be granted.
-    pub(crate) fn is_minority(&self) -> bool {
-        let Summary { members, silent, votes_in, .. } = &*self.summary;
-        votes_in.0 > 0 && members.len() - silent.len().min(members.len()) < members.len() / 2 + 1
+    /// Whether this node, one of the replicas, misses so many others that nothing can be granted. Who is none of these does
+    /// not watch them.
+    pub(crate) fn is_minority(&self, me: &PeerId) -> bool {
+        let Summary { members, silent, .. } = &*self.summary;
+        members.contains(me) && members.len() - silent.len().min(members.len()) < members.len() / 2 + 1
     }
 
     /// Since when the first of those was missed without whom nothing is granted.

@@ -303,7 +303,7 @@ impl Engine {
 
     /// Whether nothing can be granted or renewed: the register does not answer, or this replica is in a minority.
     fn is_cut_off(&self, now: Now) -> bool {
-        self.quorum.is_silent(now) || self.standing.as_ref().is_some_and(Standing::is_minority)
+        self.quorum.is_silent(now) || self.standing.as_ref().is_some_and(|standing| standing.is_minority(&self.me))
     }
 
     fn silence(&self, now: Now) -> String {

@@ -99,7 +99,7 @@ pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
             ));
         }
         if let Some(candidacy) = status.candidacy {
-            findings.push(Finding::good(format!("{name}: this node is {candidacy}")));
+            findings.push(Finding::good(format!("{name}: role of this node: {candidacy}")));
         }
         for peer in status.peers.iter().filter(|peer| peer.path == "none") {
             let why = peer.why.as_deref().unwrap_or("no address of it answered");

@@ -58,7 +58,7 @@ fn namespace_lines(status: &NamespaceStatus) -> Vec<String> {
         }
     }
     if let Some(candidacy) = &status.candidacy {
-        row("this node", candidacy.clone());
+        row("role", candidacy.clone());
     }
     if let Some(warning) = &status.warning {
         row("warning", warning.clone());

@@ -144,7 +144,8 @@ fn converged(world: &World) -> Result<(), Failure> {
     let fail = |what| Err(Failure { at: world.time, what });
     for node in 0..world.len() {
         if world.lease(node, &LeaseKey::Address(own(node))).is_none() {
-            let all: Vec<String> = (0..world.len()).map(|node| format!("\n  n{node} {}", world.describe(node))).collect();
+            let all: Vec<String> =
+                (0..world.len()).map(|node| format!("\n  n{node} {}", world.describe(node))).collect();
             let ip = own(node);
             return fail(format!("n{node} has no lease of {ip} long after everything was mended{}", all.concat()));
         }

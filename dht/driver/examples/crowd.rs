@@ -98,7 +98,7 @@ impl Clocks for RealClock {
         let mono = Instant::now();
         let passed = mono - self.0;
         let (owner, replica) = (OwnerTime(passed), ReplicaTime(passed));
-        Now { mono, owner, replica, boot: BootId([1; 16]), unix_s: TODAY + passed.as_secs() }
+        Now { mono, owner, replica, boot: BootId([1; 16]), jumps: 0, unix_s: TODAY + passed.as_secs() }
     }
 }
 

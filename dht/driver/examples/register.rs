@@ -86,7 +86,7 @@ impl Clock {
         let mono = instant();
         let passed = mono - self.0;
         let (owner, replica) = (OwnerTime(passed), ReplicaTime(passed));
-        Now { mono, owner, replica, boot: BootId([1; 16]), unix_s: TODAY }
+        Now { mono, owner, replica, boot: BootId([1; 16]), jumps: 0, unix_s: TODAY }
     }
 }
 

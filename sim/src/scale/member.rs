@@ -33,6 +33,7 @@ impl Clock {
             owner: OwnerTime(up),
             replica: ReplicaTime(up),
             boot: BootId(boot),
+            jumps: 0,
             unix_s: EPOCH + at.as_secs(),
         }
     }

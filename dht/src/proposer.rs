@@ -282,17 +282,25 @@ impl Proposer {
         self.proposals.insert(view.shard, Proposal { scope, ballot, own, stage, deadline });
     }
 
-    /// Proposes members that no policy chose.
-    #[cfg(test)]
+    /// What is under way, for people.
+    pub(crate) fn describe(&self, shard: u16) -> String {
+        let stage = self.proposals.get(&shard).map(|proposal| match &proposal.stage {
+            Stage::Probing { .. } => "probing",
+            Stage::Preparing { .. } => "preparing",
+            Stage::Accepting { .. } => "accepting",
+        });
+        format!("{stage:?} {:?}", self.watches.get(&shard).map(|watch| (watch.wait, watch.asked)))
+    }
+
+    /// Proposes members that no policy chose, if this node votes there and nothing is under way.
     pub(crate) fn force(
         &mut self,
         env: &Env<'_>,
         out: &mut Outbox,
         parts: (&Acceptor, &mut Rounds),
         key: &crate::record::RegisterKey,
-        (members, above): (Vec<Member>, u64),
+        members: Vec<Member>,
     ) {
-        parts.1.saw(above);
         if let Some(view) = env.view_of(key) {
             self.propose(env, out, parts, view, Some(successor_of(view, members)));
         }

@@ -46,4 +46,13 @@ impl Disk {
             Unsynced::Lost => self.under_way.clear(),
         }
     }
+
+    /// The lease store is gone, and its name with it unless it is kept; keys and membership are in files of their own.
+    pub fn lose(&mut self, store_id: Option<[u8; 16]>) {
+        self.under_way.clear();
+        self.safe.retain(|key, _| key.starts_with(b"m/") && !key.starts_with(b"m/view/"));
+        if let Some(store_id) = store_id {
+            self.safe.insert(b"m/store-id".to_vec(), store_id.to_vec());
+        }
+    }
 }

@@ -45,6 +45,8 @@ mod overlay;
 mod packets;
 mod probe;
 pub mod reference;
+pub mod register;
+pub mod scale;
 pub mod scenario;
 pub mod setup;
 mod tap;

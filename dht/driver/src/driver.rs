@@ -25,11 +25,13 @@ use crate::behaviour::{Behaviour, swarm};
 use crate::book::Book;
 use crate::config::{Clocks, DriverConfig, DriverEvent, Start};
 use crate::dial::{Contact, contacts_of};
+use crate::dial_back::DialBacks;
 use crate::dialer::Dialer;
 use crate::hints::Hints;
 use crate::links::Links;
 use crate::listen::listen;
 use crate::machine::Machine;
+use crate::seek::Seeks;
 use crate::store::Store;
 
 /// Things that happen before the disk is waited for once.
@@ -131,6 +133,8 @@ pub(crate) struct Driver<C> {
     pub(crate) filter: Arc<AddressFilter>,
     pub(crate) links: Links,
     pub(crate) dialer: Dialer,
+    pub(crate) dial_backs: DialBacks,
+    pub(crate) seeks: Seeks,
     pub(crate) book: Book,
     pub(crate) hints: Hints,
     pub(crate) contacts: Vec<Contact>,
@@ -171,6 +175,8 @@ impl<C: Clocks> Driver<C> {
             swarm,
             filter,
             dialer,
+            dial_backs: DialBacks::default(),
+            seeks: Seeks::default(),
             rng,
         })
     }
@@ -208,12 +214,16 @@ impl<C: Clocks> Driver<C> {
         if self.next_care <= now.mono {
             self.take_care();
         }
+        if self.dial_backs.next().is_some_and(|at| at <= now.mono) {
+            self.give_up_dial_backs();
+        }
     }
 
     fn sleep(&self) -> Duration {
         let now = self.now().mono;
         let machine = self.machine.poll_timeout().map_or(LONGEST_SLEEP, |(at, _)| at.saturating_duration_since(now));
-        machine.min(self.next_care.saturating_duration_since(now)).min(LONGEST_SLEEP)
+        let dial_backs = self.dial_backs.next().map_or(LONGEST_SLEEP, |at| at.saturating_duration_since(now));
+        machine.min(self.next_care.saturating_duration_since(now)).min(dial_backs).min(LONGEST_SLEEP)
     }
 
     /// Takes everything that the state machine wants, writes what is to be written in one transaction, then does the
@@ -292,10 +302,11 @@ impl<C: Clocks> Driver<C> {
             Output::Dial { peer, addrs } => self.dial(peer, &addrs),
             Output::Publish { key, value } => {
                 let record = Record { key: RecordKey::new(&key), value, publisher: None, expires: None };
-                // A hint: where it ends up, and whether, is not waited for.
+                // A hint: where it ends up, and whether, is not waited for. This node keeps it, too.
                 let _ = self.swarm.behaviour_mut().kad.inner().put_record(record, kad::Quorum::One);
             }
-            Output::Seek { .. } | Output::DialBack { .. } => {}
+            Output::Seek { key } => self.seek(&key),
+            Output::DialBack { peer } => self.dial_back(peer),
             Output::Event(event) => self.tell(DriverEvent::Core(event)),
         }
     }

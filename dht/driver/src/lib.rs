@@ -18,6 +18,7 @@ mod behaviour;
 mod book;
 mod config;
 mod dial;
+mod dial_back;
 mod dialer;
 mod driver;
 mod frame;
@@ -30,6 +31,7 @@ mod listen;
 mod machine;
 mod message;
 mod network;
+mod seek;
 mod snapshot;
 mod store;
 

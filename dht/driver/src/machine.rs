@@ -92,6 +92,26 @@ impl Machine {
         }
     }
 
+    /// Whether a stranger would reach this peer.
+    pub(crate) fn handle_dialled_back(&mut self, peer: PeerId, reached: bool, now: Now) {
+        match self {
+            Self::Member(namespace) => namespace.handle_dialled_back(peer, reached, now),
+            Self::Joiner(_) => {}
+            #[cfg(test)]
+            Self::Fake(fake) => fake.handle_dialled_back(peer, reached),
+        }
+    }
+
+    /// A hint that Kademlia has.
+    pub(crate) fn handle_hint(&mut self, key: &[u8], value: &[u8], now: Now) {
+        match self {
+            Self::Member(namespace) => namespace.handle_hint(key, value, now),
+            Self::Joiner(_) => {}
+            #[cfg(test)]
+            Self::Fake(fake) => fake.handle_hint(key, value),
+        }
+    }
+
     pub(crate) fn handle_timeout(&mut self, now: Now) {
         match self {
             Self::Member(namespace) => namespace.handle_timeout(now),

@@ -36,11 +36,15 @@ impl<C: Clocks> Driver<C> {
             }
             SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
                 let why = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
-                self.handle_closed(connection_id, &why);
+                if !self.dial_back_ended(connection_id) {
+                    self.handle_closed(connection_id, &why);
+                }
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 tracing::debug!(%connection_id, %error, "failed to connect");
-                self.handle_dial_failed(connection_id);
+                if !self.dial_back_ended(connection_id) {
+                    self.handle_dial_failed(connection_id);
+                }
             }
             SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
                 let addrs = listening(&self.swarm);
@@ -89,6 +93,9 @@ impl<C: Clocks> Driver<C> {
     }
 
     fn handle_established(&mut self, peer: PeerId, connection: ConnectionId, address: Multiaddr, made_by: MadeBy) {
+        if self.dialled_back(connection) {
+            return;
+        }
         let now = self.now();
         self.links.insert(connection, peer, address.clone(), made_by, now.mono);
         if made_by == MadeBy::Us {
@@ -279,14 +286,18 @@ impl<C: Clocks> Driver<C> {
         let reached = self.links.get(connection).filter(|link| link.made_by == MadeBy::Us);
         let reached = reached.map(|link| link.address.clone());
         self.book.note(peer, reached.into_iter().chain(told));
+        self.dial_back_if_wanted(peer);
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "libp2p's enum; its other events are news to nobody here")]
     fn handle_kad_event(&mut self, event: kad::Event) {
         match event {
-            kad::Event::OutboundQueryProgressed { id, result: QueryResult::GetClosestPeers(result), step, .. }
+            kad::Event::OutboundQueryProgressed { id, result: QueryResult::GetClosestPeers(result), step, stats }
                 if step.last =>
             {
+                let known: usize =
+                    self.swarm.behaviour_mut().kad.inner().kbuckets().map(|bucket| bucket.num_entries()).sum();
+                tracing::debug!(requests = stats.num_requests(), answers = stats.num_successes(), known, "looked up");
                 let Some(peer) = self.dialer.waiting_for(|attempt| attempt == Attempt::Looking(id)) else { return };
                 let peers = match result {
                     Ok(GetClosestPeersOk { peers, .. }) => peers,
@@ -294,6 +305,9 @@ impl<C: Clocks> Driver<C> {
                 };
                 let found = peers.into_iter().find(|info| info.peer_id == peer).map(|info| info.addrs);
                 self.handle_looked_up(peer, found.unwrap_or_default());
+            }
+            kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
+                self.handle_sought(id, &result, step.last);
             }
             kad::Event::InboundRequest { request: InboundRequest::PutRecord { source, record: Some(record), .. } } => {
                 let now = self.now().mono;
@@ -320,7 +334,8 @@ impl<C: Clocks> Driver<C> {
     pub(crate) fn send(&mut self, to: PeerId, message: Vec<u8>) {
         if self.links.is_open(to) {
             // libp2p takes any connection to the peer, in turn: one that is not open keeps the message until it ends.
-            let copy = self.links.is_mixed(to).then(|| message.clone());
+            let is_mixed = self.links.is_mixed(to) || self.dial_backs.has(to);
+            let copy = is_mixed.then(|| message.clone());
             let request = self.swarm.behaviour_mut().message.inner().send_request(&to, message);
             if let Some(copy) = copy
                 && self.doubtful.len() < MOST_DOUBTFUL

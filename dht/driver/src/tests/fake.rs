@@ -17,11 +17,18 @@ use crate::machine::Machine;
 use crate::store::Store;
 
 /// Admits whoever knows its secret. Persists each message before it sends it, and tells each that it gets.
+/// Messages that are wishes.
+pub(crate) const DIAL_BACK: &[u8] = b"dial back";
+pub(crate) const PUBLISH: &[u8] = b"publish ";
+pub(crate) const SEEK: &[u8] = b"seek ";
+
 #[derive(Debug, Default)]
 pub(crate) struct Fake {
     pub(crate) secret: Vec<u8>,
     pub(crate) level: Option<Level>,
     pub(crate) voters: Vec<PeerId>,
+    /// Its own name, for what it tells of hints.
+    pub(crate) me: Vec<u8>,
     output: VecDeque<Output>,
 }
 
@@ -37,6 +44,16 @@ impl Fake {
     pub(crate) fn handle_command(&mut self, command: Command) {
         #[expect(clippy::wildcard_enum_match_arm, reason = "the fake is asked two things")]
         match command {
+            Command::Signal { to, message } if message == DIAL_BACK => {
+                self.output.push_back(Output::DialBack { peer: to });
+            }
+            Command::Signal { message, .. } if message.starts_with(PUBLISH) => {
+                let key = message[PUBLISH.len()..].to_vec();
+                self.output.push_back(Output::Publish { value: key.clone(), key });
+            }
+            Command::Signal { message, .. } if message.starts_with(SEEK) => {
+                self.output.push_back(Output::Seek { key: message[SEEK.len()..].to_vec() });
+            }
             Command::Signal { to, message } => {
                 self.output
                     .push_back(Output::Persist(vec![Write { key: b"sent".to_vec(), value: Some(message.clone()) }]));
@@ -75,6 +92,17 @@ impl Fake {
         self.output.push_back(Output::Event(Event::PeerDenied { peer }));
     }
 
+    pub(crate) fn handle_dialled_back(&mut self, from: PeerId, reached: bool) {
+        let message = if reached { b"reached".to_vec() } else { b"not reached".to_vec() };
+        self.output.push_back(Output::Event(Event::Signal { from, message }));
+    }
+
+    pub(crate) fn handle_hint(&mut self, key: &[u8], value: &[u8]) {
+        let message = [key, b"=", value].concat();
+        let from = PeerId::from_bytes(&self.me).expect("a fake that seeks has a name");
+        self.output.push_back(Output::Event(Event::Signal { from, message }));
+    }
+
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.output.pop_front()
     }
@@ -101,6 +129,7 @@ impl Clocks for RealClock {
             replica: ReplicaTime(passed),
             boot: BootId([1; 16]),
             unix_s: 1_800_000_000,
+            jumps: 0,
         }
     }
 }

@@ -4,6 +4,7 @@ mod crash;
 pub(crate) mod fake;
 mod gate;
 mod nodes;
+mod outside;
 mod real;
 pub(crate) mod seen;
 mod store;

@@ -9,12 +9,17 @@
 #![forbid(unsafe_code)]
 
 pub mod dhcp_client;
+pub mod nemesis;
 mod lab;
+mod nine;
 mod node;
 mod process;
+pub mod trace;
 pub mod wait;
+pub mod watcher;
 
 pub use lab::{Lab, Nat, Router};
+pub use nine::{Nine, Way, view_members};
 pub use node::{Node, Ready, overlay_binary};
 pub use process::{Finished, Process};
 

@@ -39,6 +39,7 @@ pub(super) enum Input {
     /// The connection is over, or never came to be.
     Gone {
         peer: usize,
+        number: u64,
     },
     DialledBack {
         peer: usize,

@@ -229,9 +229,16 @@ impl World {
         for peer in 0..self.machines.len() {
             if self.machines[peer].links.contains_key(&node) {
                 let delay = Duration::from_millis(self.rng.random_range(10..6000));
-                let life = self.machines[peer].life;
-                self.later(delay, What::Input { node: peer, life, input: Input::Gone { peer: node } });
+                self.end_link(peer, node, delay);
             }
+        }
+    }
+
+    /// One end of a connection notices, after a while, that it is over: this very connection, not a later one.
+    fn end_link(&mut self, node: usize, peer: usize, delay: Duration) {
+        if let Some(number) = self.machines[node].links.get(&peer).map(|link| link.number) {
+            let life = self.machines[node].life;
+            self.later(delay, What::Input { node, life, input: Input::Gone { peer, number } });
         }
     }
 
@@ -306,7 +313,7 @@ impl World {
                 let failed =
                     self.machines[node].links.get(&peer).is_some_and(|link| !link.open && link.number == number);
                 if failed {
-                    self.input(node, Input::Gone { peer });
+                    self.input(node, Input::Gone { peer, number });
                 }
             }
         }
@@ -386,9 +393,11 @@ impl World {
             Input::Hello { from, request } => {
                 let peer = peer_of(&self.machines, from);
                 if let Ok(response) = self.machines[node].handle_hello(peer, &request, at) {
-                    self.machines[node].links.entry(from).or_default().open = true;
-                    // After what was to be written for it.
-                    self.carry_after(node, from, Input::Answer { from: node, response });
+                    self.next += 1;
+                    let number = self.next;
+                    let link = self.machines[node].links.entry(from).or_default();
+                    (link.open, link.number) = (true, number);
+                    self.carry(node, from, Input::Answer { from: node, response });
                 }
             }
             Input::Answer { from, response } => {
@@ -407,8 +416,14 @@ impl World {
                 let peer = peer_of(&self.machines, from);
                 self.machines[node].handle_message(peer, &message, at);
             }
-            Input::Gone { peer } => {
+            Input::Gone { peer, number } => {
+                if self.machines[node].links.get(&peer).is_none_or(|link| link.number != number) {
+                    return;
+                }
                 self.machines[node].links.remove(&peer);
+                // The other end notices, too.
+                let delay = Duration::from_millis(self.rng.random_range(1..8000));
+                self.end_link(peer, node, delay);
                 let peer = peer_of(&self.machines, peer);
                 self.machines[node].handle_gone(peer, at);
             }
@@ -423,11 +438,6 @@ impl World {
                 self.machines[node].with_namespace(at, |it, now| it.handle_command(command, now));
             }
         }
-    }
-
-    /// Sends once the disk has what precedes it; here the answer may as well be late as anything.
-    fn carry_after(&mut self, node: usize, to: usize, input: Input) {
-        self.carry(node, to, input);
     }
 
     fn carry(&mut self, from: usize, to: usize, input: Input) {
@@ -599,8 +609,7 @@ impl World {
             for (node, peer) in [(*a, *b), (*b, *a)] {
                 if self.machines[node].links.contains_key(&peer) {
                     let delay = Duration::from_millis(self.rng.random_range(3000..12_000));
-                    let life = self.machines[node].life;
-                    self.later(delay, What::Input { node, life, input: Input::Gone { peer } });
+                    self.end_link(node, peer, delay);
                 }
             }
         }

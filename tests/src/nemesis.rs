@@ -14,6 +14,8 @@ use crate::process::Process;
 use crate::wait;
 use crate::watcher::Watcher;
 
+/// Of the numbers that are drawn, those from here on make somebody leave.
+const LEAVE: usize = 11;
 /// How many lines of a daemon's are told when it failed.
 const LAST_WORDS: usize = 12;
 
@@ -35,7 +37,7 @@ pub struct Nemesis {
     /// Of each machine, what is wrong and until when.
     troubles: Vec<Option<(Trouble, Duration)>>,
     parted_until: Option<Duration>,
-    /// How many machines may be in trouble at once, those behind a partition not counted.
+    /// How many machines may be in trouble at once, those behind a partition and those that leave not counted.
     at_once: usize,
     log: Vec<String>,
     counts: std::collections::BTreeMap<&'static str, usize>,
@@ -60,7 +62,7 @@ impl Nemesis {
             self.undo(nine, watcher, false)?;
             self.check(nine)?;
             self.act(nine, watcher)?;
-            let patience = self.between(800, 2500);
+            let patience = self.between(300, 1500);
             wait::pause(patience);
         }
         self.undo(nine, watcher, true)?;
@@ -113,11 +115,14 @@ impl Nemesis {
     /// Something new, unless enough is wrong already.
     fn act(&mut self, nine: &mut Nine, watcher: &Watcher) -> anyhow::Result<()> {
         // Drawn whether they are needed or not, so that a seed means the same however long things take.
-        let (what, node) = (self.below(16), self.below(self.troubles.len()));
+        let (what, node) = (self.below(LEAVE + 8), self.below(self.troubles.len()));
         let short = self.between(0, 3000);
         let (long, cut, stop) = (self.of_lease(110, 140), self.of_lease(10, 130), self.of_lease(105, 140));
         let side = self.side();
-        if self.troubles.iter().flatten().count() >= self.at_once || self.troubles[node].is_some() {
+        let leaves = |trouble: &Trouble| matches!(trouble, Trouble::Leaving(_) | Trouble::Left);
+        let (gone, broken) = self.troubles.iter().flatten().partition::<Vec<_>, _>(|(trouble, _)| leaves(trouble));
+        let full = if what < LEAVE { broken.len() >= self.at_once } else { gone.len() >= self.at_once - 1 };
+        if full || self.troubles[node].is_some() {
             return Ok(());
         }
         let now = watcher.time();
@@ -129,7 +134,8 @@ impl Nemesis {
             7 => self.cut(nine, watcher, node, (Way::Both, cut))?,
             8 => self.cut(nine, watcher, node, (Way::Out, cut))?,
             9 => self.cut(nine, watcher, node, (Way::In, cut))?,
-            10 if self.parted_until.is_none() => {
+            10 if self.parted_until.is_some() => (),
+            10 => {
                 nine.part(&side)?;
                 self.parted_until = Some(now + cut);
                 self.note(watcher, "partition", &format!("{side:?} for {cut:?}"));
@@ -205,7 +211,7 @@ impl Nemesis {
             match trouble {
                 Trouble::Leaving(_) if !all => {
                     // Long enough, sometimes, for somebody else to take the address.
-                    let away = self.between(500, 12_000);
+                    let away = self.of_lease(2, 110);
                     self.troubles[node] = Some((Trouble::Left, now + away));
                 }
                 Trouble::Leaving(_) | Trouble::Left => {

@@ -202,10 +202,8 @@ impl Trace {
             let (before, after) = (before.last, after.first);
             let in_order = |used: &Use| before.to < used.from && used.to < after.from;
             let Some(between) = [run.first, run.last].into_iter().find(in_order) else { continue };
-            let released = self
-                .releases
-                .iter()
-                .any(|one| one.node == run.node && before.from <= one.to && one.from <= after.to);
+            let released =
+                self.releases.iter().any(|one| one.node == run.node && before.from <= one.to && one.from <= after.to);
             if !released && after.to < before.from + self.lease {
                 let (a, b, c) = (before.node, between.node, after.node);
                 let (r, s, t) = (seconds(before.from), seconds(between.from), seconds(after.to));

@@ -81,7 +81,10 @@ impl Watcher {
             };
             let (wire, questions) = (post(), post());
             watcher.threads.push(thread::Builder::new().name(format!("post-{node}")).spawn(move || wire.watch())?);
-            watcher.threads.push(thread::Builder::new().name(format!("ask-{node}")).spawn(move || questions.ask())?);
+            watcher.threads.push(thread::Builder::new().name(format!("ask-{node}")).spawn(move || {
+                questions.ask();
+                Ok(())
+            })?);
         }
         Ok(watcher)
     }
@@ -200,7 +203,7 @@ impl Post {
     }
 
     /// Asks the daemon until the end; one that is not there has nothing to say.
-    fn ask(&self) -> anyhow::Result<()> {
+    fn ask(&self) {
         while !self.shared.is_over() {
             let before = self.shared.time();
             let answer = status(&self.state);
@@ -212,7 +215,6 @@ impl Post {
             }
             wait::pause(QUESTION);
         }
-        Ok(())
     }
 }
 

@@ -9,14 +9,13 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
 use e2e::nemesis::Nemesis;
 use e2e::watcher::Watcher;
-use e2e::{Nine, wait};
+use e2e::{Nine, say, wait};
 
 /// The shortest that can be asked for.
 const LEASE: Duration = Duration::from_secs(30);
@@ -35,11 +34,6 @@ fn number(name: &str) -> Option<u64> {
 fn seed() -> u64 {
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     number("OVERLAY_NEMESIS_SEED").unwrap_or_else(now)
-}
-
-/// Past the test harness, which would swallow it.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// All addresses are in use, each by one machine.

@@ -87,7 +87,7 @@ fn a_link_is_cut_one_way_and_both_and_mended() -> anyhow::Result<()> {
     };
     // Everybody knows everybody's MAC address, or the asking would be cut off too.
     for (from, to) in [(0, 1), (0, 2), (1, 2)] {
-        nine.nodes[from].ping_once(&nine.nodes[to].underlay().to_owned())?;
+        nine.nodes[from].ping_once(nine.nodes[to].underlay())?;
     }
     let check = |nine: &Nine| -> anyhow::Result<()> {
         for (from, to) in [(0, 1), (1, 0), (2, 1), (1, 2)] {

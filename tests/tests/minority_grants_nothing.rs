@@ -20,6 +20,10 @@ fn guest(node: &Node) -> anyhow::Result<Process> {
     udhcpc(&segment, &["-t", "1000"])
 }
 
+fn guest_has(nine: &Nine, node: usize) -> anyhow::Result<bool> {
+    Ok(!nine.nodes[node].addresses("guest")?.is_empty())
+}
+
 /// Waits until the machine's status has this state, and returns the cause.
 fn wait_state(node: &Node, state: &str) -> anyhow::Result<String> {
     wait::until_ok(state, LIMIT, || {
@@ -61,9 +65,8 @@ fn a_minority_grants_nothing_and_says_why_and_afterwards_all_is_as_before() -> a
 
     // Now, with every lease of before over, both sides are asked for a new address.
     let (refused, granted) = (guest(&nine.nodes[smaller[0]])?, guest(&nine.nodes[larger[0]])?);
-    let has = |node: usize| -> anyhow::Result<bool> { Ok(!nine.nodes[node].addresses("guest")?.is_empty()) };
     wait::until_ok("a grant on the larger side", LIMIT, || {
-        wait::expect(has(larger[0])?, || format!("the guest said {}", granted.said()))
+        wait::expect(guest_has(&nine, larger[0])?, || format!("the guest said {}", granted.said()))
     })?;
     for node in larger {
         let status = nine.nodes[node].status()?;
@@ -71,7 +74,7 @@ fn a_minority_grants_nothing_and_says_why_and_afterwards_all_is_as_before() -> a
     }
     // The smaller side has had as long as the larger one needed, and a whole lease besides.
     wait::pause(Duration::from_secs(32));
-    ensure!(!has(smaller[0])?, "the smaller side granted an address: {}", refused.said());
+    ensure!(!guest_has(&nine, smaller[0])?, "the smaller side granted an address: {}", refused.said());
     for node in smaller {
         let status = nine.nodes[node].status()?;
         ensure!(status["state"] == "partitioned" && status["ip"].is_null(), "{status:#}");
@@ -85,7 +88,7 @@ fn a_minority_grants_nothing_and_says_why_and_afterwards_all_is_as_before() -> a
     })?;
     e2e::say(&format!("after healing all had their leases again in {:.1} s", healed.elapsed().as_secs_f64()));
     wait::until_ok("the guest's address", LIMIT, || {
-        wait::expect(has(smaller[0])?, || format!("the guest said {}", refused.said()))
+        wait::expect(guest_has(&nine, smaller[0])?, || format!("the guest said {}", refused.said()))
     })?;
     nine.nodes[0].ping_once(&before[4].context("an address")?.to_string())
 }

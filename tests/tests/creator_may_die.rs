@@ -41,10 +41,10 @@ impl Scene {
         self.admits()?;
         // A whole lease later, what was held before is still held: it was renewed.
         wait::pause(Duration::from_secs(31));
-        for node in 1..GUESTS {
+        for (node, had) in before.iter().enumerate().take(GUESTS).skip(1) {
             let status = self.nine.nodes[node].wait_status("bound", |status| status["state"] == "bound")?;
             let ip: Option<Ipv4Addr> = status["ip"].as_str().and_then(|ip| ip.parse().ok());
-            ensure!(ip.is_some() && ip == before[node], "node {node} had {:?}: {status:#}", before[node]);
+            ensure!(ip.is_some() && ip == *had, "node {node} had {had:?}: {status:#}");
         }
         let to = before[2].context("node 2 has an address")?.to_string();
         self.nine.nodes[1].ping_once(&to)

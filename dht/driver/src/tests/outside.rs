@@ -103,6 +103,8 @@ async fn a_peer_is_dialled_back_from_a_new_port_where_it_is_seen_and_nothing_is_
                 SwarmEvent::ConnectionClosed { connection_id, .. } if made == Some(connection_id) => {
                     return (from.unwrap(), said);
                 }
+                // It was closed before this end was through with its half of the handshake.
+                SwarmEvent::IncomingConnectionError { .. } => return (from.unwrap(), said),
                 SwarmEvent::Behaviour(_) => said += 1,
                 other => panic!("{other:?}"),
             }

@@ -23,7 +23,7 @@ use crate::lan::Lan;
 use crate::message::MessageCodec;
 
 /// A connection that nothing goes over and nobody wants to keep.
-const IDLE: Duration = Duration::from_secs(20);
+const IDLE: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(20) };
 /// Below the 30 s after which the shortest NAT mappings end, and no more often than every 25 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// Two keep-alives lost and a bit.

@@ -416,9 +416,9 @@ impl Lab {
         let (id, ttl, now) = (CommandId(1), Duration::from_secs(3600), self.now());
         let command = Command::Invite { id, uses: 1, ttl, role: Role::Member, hosts: 0, contacts };
         self.inviter.handle_command(command, now);
-        let token = std::iter::from_fn(|| self.inviter.poll_output()).find_map(|output| match output {
-            Output::Event(Event::Invited { outcome, .. }) => Some(Token::parse(&outcome.unwrap()).unwrap()),
-            _ => None,
+        let token = std::iter::from_fn(|| self.inviter.poll_output()).find_map(|output| {
+            let Output::Event(Event::Invited { outcome, .. }) = output else { return None };
+            Some(Token::parse(&outcome.unwrap()).unwrap())
         });
         let (key, data, image) = (identity(4), Zeroizing::new([4; 32]), Image::new());
         let (seed, peer) = (key.seed(), key.peer_id());

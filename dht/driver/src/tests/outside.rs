@@ -92,6 +92,7 @@ async fn a_peer_is_dialled_back_from_a_new_port_where_it_is_seen_and_nothing_is_
     let visit = async {
         let (mut from, mut made, mut said) = (None, None, 0);
         loop {
+            #[expect(clippy::wildcard_enum_match_arm, reason = "libp2p's enum")]
             match member.swarm.select_next_some().await {
                 SwarmEvent::IncomingConnection { send_back_addr, .. } => {
                     from = socket_addr_of(&send_back_addr);

@@ -16,6 +16,7 @@ use crate::compose::{IcmpError, icmp_error, may_report};
 use crate::config::{ICMP_BURST, ICMP_PER_SECOND, MAX_RESOLVED, RESOLVED};
 use crate::dns_tcp::DnsTcp;
 use crate::drop_reason::Drops;
+use crate::fence::{Fences, News};
 use crate::ipv4::Ipv4;
 use crate::local::{IPV4, is_dhcp_request};
 use crate::lookup::Lookups;
@@ -37,6 +38,7 @@ pub struct Bridge {
     resolved: BTreeMap<Ipv4Addr, Instant>,
     lookups: Lookups,
     unproven: Unproven,
+    fences: Fences,
     dns_tcp: DnsTcp,
     icmp: Rate,
     /// The latest time heard of, for commands that come without.
@@ -57,6 +59,7 @@ impl Bridge {
             resolved: BTreeMap::new(),
             lookups: Lookups::new(now),
             unproven: Unproven::default(),
+            fences: Fences::default(),
             dns_tcp: DnsTcp::new(config.service, config.range, config.mtu, seed, now),
             icmp: Rate::new(ICMP_BURST, ICMP_PER_SECOND, now),
             now,
@@ -102,6 +105,7 @@ impl Bridge {
             Arc::make_mut(&mut self.local).permitted.insert(ip, peer);
         }
         self.resolved.remove(&ip);
+        self.fences.lift(ip, peer);
         self.set_route(ip, peer);
         for packet in self.unproven.proven(peer, ip) {
             self.admit(peer, &packet.bytes, packet.offload);
@@ -119,10 +123,20 @@ impl Bridge {
         }
     }
 
+    /// Notes that somebody else was granted an address that this peer had: as [`Bridge::forbid`], and from here on what it
+    /// sends from there is dropped at once instead of waiting for a proof, until [`Bridge::permit`] gives it back.
+    pub fn fence(&mut self, peer: PeerId, ip: Ipv4Addr) {
+        self.forbid(peer, ip);
+        self.fences.set(ip, peer);
+        let waited = self.unproven.proven(peer, ip).len();
+        self.drops.add(DropReason::SupersededSource, waited);
+    }
+
     /// Takes back everything that was given to a peer, and throws away what waits for its proofs.
     pub fn forbid_all(&mut self, peer: PeerId) {
         let waited = self.unproven.forget(peer);
         self.drops.add(DropReason::Unproven, waited);
+        self.fences.lift_all(peer);
         let permitted = self.local.permitted.iter();
         let routes = self.local.routes.iter();
         let addresses: Vec<Ipv4Addr> =
@@ -292,21 +306,35 @@ impl Bridge {
     fn admit(&mut self, peer: PeerId, packet: &[u8], offload: Offload) {
         match self.local.inbound(&peer, packet) {
             Inbound::Deliver(header) => self.frames.push_back(OutFrame { bytes: [&header, packet].concat(), offload }),
-            Inbound::Control => self.await_proof(peer, packet, offload),
+            Inbound::Control => {
+                if let Err(reason) = Ipv4::parse(packet).and_then(|ipv4| self.doubt(peer, ipv4, offload)) {
+                    self.drops.count(reason);
+                }
+            }
             Inbound::Drop(reason) => self.drops.count(reason),
         }
     }
 
-    fn await_proof(&mut self, peer: PeerId, packet: &[u8], offload: Offload) {
-        let kept =
-            Ipv4::parse(packet).and_then(|ipv4| self.unproven.packet(peer, packet, ipv4.source(), offload, self.now));
-        match kept {
-            Ok((pushed_out, ask)) => {
-                self.drops.add(DropReason::UnprovenFull, pushed_out);
-                self.events.extend(ask);
+    /// A peer's packet from an address that it has not proven, or to one that is not here: somebody is mistaken.
+    fn doubt(&mut self, peer: PeerId, packet: Ipv4<'_>, offload: Offload) -> Result<(), DropReason> {
+        let (from, to) = (packet.source(), packet.destination());
+        let ours = self.local.host(from).is_some();
+        if ours || self.fences.is_former(from, peer) {
+            if self.fences.may_tell(peer, News::Superseded, self.now) {
+                self.events.push_back(Event::Superseded { peer, ip: from });
             }
-            Err(reason) => self.drops.count(reason),
+            return Err(if ours { DropReason::SpoofedSource } else { DropReason::SupersededSource });
         }
+        if self.local.host(to).is_none() {
+            if self.fences.may_tell(peer, News::NotHere, self.now) {
+                self.events.push_back(Event::NotHere { peer, ip: to });
+            }
+            return Err(DropReason::NoSuchHost);
+        }
+        let (pushed_out, ask) = self.unproven.packet(peer, packet.bytes(), from, offload, self.now)?;
+        self.drops.add(DropReason::UnprovenFull, pushed_out);
+        self.events.extend(ask);
+        Ok(())
     }
 
     /// Believes an answer for a while, unless something better is known.

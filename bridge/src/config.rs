@@ -51,6 +51,10 @@ pub(crate) const MAX_RESOLVED: usize = 4096;
 pub(crate) const MAX_UNPROVEN: usize = 256;
 /// How often one peer is asked to prove an address.
 pub(crate) const UNPROVEN_EVERY: Duration = Duration::from_secs(1);
+/// Former owners that are remembered, and peers that were told just now what they do not know.
+pub(crate) const MAX_FENCED: usize = 4096;
+/// How often one peer is the cause of news of one kind.
+pub(crate) const NEWS_EVERY: Duration = Duration::from_secs(1);
 /// ICMP errors sent at once, and then per second (RFC 1812 section 4.3.2.8 wants a limit).
 pub(crate) const ICMP_BURST: u32 = 32;
 /// See [`ICMP_BURST`].

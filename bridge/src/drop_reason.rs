@@ -57,6 +57,8 @@ reasons! {
     Igmp = "igmp",
     /// A source address that no host behind this TAP holds a lease of, or not with that MAC.
     SpoofedSource = "spoofed-source",
+    /// A source address that the peer had, and that somebody else was granted since.
+    SupersededSource = "superseded-source",
     /// A destination outside the namespace's range.
     OutOfRange = "out-of-range",
     /// A destination that is behind this TAP itself: the segment delivers that without us.

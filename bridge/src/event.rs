@@ -36,6 +36,21 @@ pub enum Event {
         /// The address it used.
         ip: Ipv4Addr,
     },
+    /// A peer sent a packet from an address that is somebody else's by now: a member elsewhere was granted it since, or
+    /// it is of a host behind this TAP. At most one per second and peer.
+    Superseded {
+        /// The sender.
+        peer: PeerId,
+        /// The address it used.
+        ip: Ipv4Addr,
+    },
+    /// A peer sent a packet to a member's address that is not behind this TAP. At most one per second and peer.
+    NotHere {
+        /// The sender.
+        peer: PeerId,
+        /// The address it meant.
+        ip: Ipv4Addr,
+    },
 }
 
 /// Who has an address.

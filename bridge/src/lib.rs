@@ -29,6 +29,7 @@ mod config;
 mod dns_tcp;
 mod drop_reason;
 mod event;
+mod fence;
 #[doc(hidden)]
 pub mod fuzz;
 mod ipv4;

@@ -214,17 +214,19 @@ impl Local {
         if ipv4.bytes().len() != packet.len() {
             return Err(DropReason::BadIpv4);
         }
-        let Some(mac) = self.hosts.get(&ipv4.destination()) else {
-            return Err(DropReason::NoSuchHost);
-        };
         let source = ipv4.source();
-        if !self.is_assignable(source) || self.hosts.contains_key(&source) {
+        let Some(mac) = self.hosts.get(&ipv4.destination()) else {
+            // Its sender is told, if an address is meant that a member can have.
+            let both = self.is_assignable(ipv4.destination()) && self.is_assignable(source);
+            return if both { Ok(Inbound::Control) } else { Err(DropReason::NoSuchHost) };
+        };
+        if !self.is_assignable(source) {
             return Err(DropReason::SpoofedSource);
         }
         if crosses_dhcp(ipv4) {
             return Err(DropReason::DhcpCrossing);
         }
-        if self.permitted.get(&source) != Some(peer) {
+        if self.hosts.contains_key(&source) || self.permitted.get(&source) != Some(peer) {
             return Ok(Inbound::Control);
         }
         Ok(Inbound::Deliver(self.header_to(*mac)))

@@ -4,6 +4,7 @@ mod arp;
 mod dhcp;
 mod dns_tcp;
 mod fast_path;
+mod fences;
 mod lookups;
 mod offload;
 mod operations;

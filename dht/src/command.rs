@@ -139,6 +139,26 @@ pub enum Command {
         /// For how much longer it says the lease holds.
         remaining: Duration,
     },
+    /// Who owns an address, by the register and not from memory? As [`LookUp`](Self::LookUp), without asking for its name:
+    /// for when an answer turned out to be stale.
+    ReadAddress {
+        /// Comes back in [`Event::Resolved`](crate::Event::Resolved).
+        id: CommandId,
+        /// The address.
+        ip: Ipv4Addr,
+    },
+    /// A certificate of anybody, shown as newer than what this node goes by. If it is, what it supersedes ends: an own
+    /// lease with [`Event::LeaseLost`](crate::Event::LeaseLost), another's with
+    /// [`Event::Superseded`](crate::Event::Superseded). A check of signatures: the caller limits how often.
+    Supersede {
+        /// Not checked yet.
+        certificate: Vec<u8>,
+    },
+    /// Renew a lease now, whatever is left of it: somebody missed it in the register. The caller limits how often.
+    Renew {
+        /// The address.
+        ip: Ipv4Addr,
+    },
     /// Carry a message to another member's engine.
     Signal {
         /// Which member.

@@ -241,12 +241,19 @@ impl Coordinator {
         let ballot = Ballot { view: view.number, round, replica };
         let keys: Vec<RegisterKey> = items.keys().cloned().collect();
         let deadline = env.now.mono + ROUND_TIME;
-        self.rounds.insert((round, 0), Round { scope, ballot, next_round: 0, items, heard: 0, deadline });
+        let next_round = self.next_round(env, out);
+        self.rounds.insert((round, 0), Round { scope, ballot, next_round, items, heard: 0, deadline });
         for chunk in keys.chunks(MAX_BATCH) {
             for member in &view.members {
                 out.send(env, &member.identity, Message::Prepare { scope, ballot, keys: chunk.to_vec() });
             }
         }
+    }
+
+    /// The round that is to be promised along with the votes. One for all of a round: its registers come to their second
+    /// phase one after the other, and what was promised for one of them must not be taken for another's.
+    fn next_round(&mut self, env: &Env<'_>, out: &mut Outbox) -> u64 {
+        if env.rules.fast_path { self.counter.take(env, out) } else { 0 }
     }
 
     /// The fast path: registers whose next ballot a quorum has promised already need no phase 1, if the operation is
@@ -290,7 +297,8 @@ impl Coordinator {
             self.next_part += 1;
             let keys: Vec<RegisterKey> = items.keys().cloned().collect();
             let (scope, deadline) = (Scope::of(view), env.now.mono + ROUND_TIME);
-            self.rounds.insert(id, Round { scope, ballot, next_round: 0, items, heard: 0, deadline });
+            let next_round = self.next_round(env, out);
+            self.rounds.insert(id, Round { scope, ballot, next_round, items, heard: 0, deadline });
             self.propose(env, out, acceptor, view, id, keys);
         }
         others
@@ -394,10 +402,8 @@ impl Coordinator {
         id: RoundId,
         keys: Vec<RegisterKey>,
     ) {
-        let next_round = if env.rules.fast_path { self.counter.take(env, out) } else { 0 };
-        let Some(round) = self.rounds.get_mut(&id) else { return };
-        round.next_round = next_round;
-        let (scope, ballot) = (round.scope, round.ballot);
+        let Some(round) = self.rounds.get(&id) else { return };
+        let (scope, ballot, next_round) = (round.scope, round.ballot, round.next_round);
         let (mut accepts, mut refused) = (Vec::new(), Vec::new());
         for key in keys {
             let Some(Item { phase: Phase::Accepting { decision, .. }, .. }) = round.items.get(&key) else { continue };

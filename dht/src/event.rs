@@ -243,6 +243,10 @@ pub enum Event {
         ip: Ipv4Addr,
         /// The owner from here on.
         owner: PeerId,
+        /// The new owner's fencing token.
+        token: Token,
+        /// What proves it to others, the old owner among them.
+        certificate: Vec<u8>,
     },
     /// A member's keys became known.
     PeerKeys {

@@ -55,7 +55,7 @@ use crate::transfer::Transfers;
 use crate::view::Member;
 use views::{Chores, Departure, Leaving};
 
-pub use summary::Summary;
+pub use summary::{LeaseFacts, Summary};
 
 /// All of a namespace's store, as it was at the start.
 pub type Image = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -201,12 +201,15 @@ impl Namespace {
             }
             Command::ResolveAddress { id, .. }
             | Command::ResolveName { id, .. }
-            | Command::ResolvePeerName { id, .. } => self.resolve(id, command, now),
+            | Command::ResolvePeerName { id, .. }
+            | Command::ReadAddress { id, .. } => self.resolve(id, command, now),
             Command::LookUp { id, key } => self.look_up(id, key, now),
             Command::CheckLease { id, from, certificate, remaining } => {
                 let outcome = self.check_lease((from, &certificate, remaining), now);
                 self.out.event(Event::LeaseChecked { id, from, outcome });
             }
+            Command::Supersede { certificate } => self.handle_supersede(&certificate, now),
+            Command::Renew { ip } => self.leases.renew_now(&env!(self, now), &mut self.out, &LeaseKey::Address(ip)),
             Command::Signal { to, message } => {
                 if message.len() <= MAX_SIGNAL {
                     self.out.send_peer(to, &Message::Signal { bytes: message });
@@ -476,6 +479,29 @@ impl Namespace {
 }
 
 impl Namespace {
+    /// Whether this node is a replica of the newest view of a shard and serves it.
+    #[doc(hidden)]
+    pub fn serves(&self, shard: u16, now: Now) -> bool {
+        let env = env!(self, now);
+        env.chain.newest(shard).is_some_and(|view| self.acceptor.serving(&env, view).is_some())
+    }
+
+    /// How this node stands in the newest view of a shard, for people who look for a fault.
+    #[doc(hidden)]
+    pub fn describe(&self, shard: u16, now: Now) -> String {
+        let env = env!(self, now);
+        let Some(view) = env.chain.newest(shard) else { return "no such shard".to_owned() };
+        let standing = self.acceptor.stations.standing(&env, view);
+        let accepted = self.acceptor.stations.accepted(&crate::record::Scope::of(view)).map(|(ballot, _)| *ballot);
+        let members: Vec<String> = view.members.iter().map(|member| format!("{:?}", member.identity)).collect();
+        let (proposer, votes) = (self.proposer.describe(shard), self.acceptor.votes.may());
+        let (number, members) = (view.number, members.join(" "));
+        let (me, store) = (env.me, &self.acceptor.store_id()[..2]);
+        format!(
+            "{me:?} store {store:?} view {number} [{members}] {standing:?} {accepted:?} {proposer} may vote {votes}"
+        )
+    }
+
     /// Proposes these members for the shard of a key, whatever the policy says: for simulations.
     #[doc(hidden)]
     pub fn force_view(&mut self, key: &LeaseKey, mut members: Vec<Member>, now: Now) {

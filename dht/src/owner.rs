@@ -17,6 +17,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use crate::acceptor::RESTART_DOUBT;
+use crate::ballot::Token;
 use crate::certificate::LeaseCert;
 use crate::clock::OwnerTime;
 use crate::codec::Wire;
@@ -25,7 +26,7 @@ use crate::env::{Env, Outbox};
 use crate::event::{ClaimError, Event, Lease};
 use crate::identity::PublicKey;
 use crate::message::{MAX_BATCH, Message};
-use crate::namespace::{Image, LoadError};
+use crate::namespace::{Image, LeaseFacts, LoadError};
 use crate::record::{Hint, Op, OpKind, RegisterKey, Scope, SignedOp};
 use crate::sign;
 use crate::view::View;
@@ -59,6 +60,7 @@ pub(crate) struct Leases {
     outgoing: Vec<(PublicKey, SignedOp)>,
     reach: Reach,
     seen: (Instant, OwnerTime),
+    jumps: u32,
     leaving: Option<(CommandId, Instant)>,
     left: Option<CommandId>,
     rng: ChaCha20Rng,
@@ -86,6 +88,7 @@ impl Leases {
             outgoing: Vec::new(),
             reach: Reach::default(),
             seen: (env.now.mono, env.now.owner),
+            jumps: env.now.jumps,
             leaving: None,
             left: None,
             rng: ChaCha20Rng::from_seed(seed),
@@ -129,6 +132,17 @@ impl Leases {
     /// A lease that may be used at this moment.
     pub(crate) fn lease(&self, env: &Env<'_>, key: &LeaseKey) -> Option<Lease> {
         self.entries.get(key)?.lease(env, key)
+    }
+
+    /// The newest tokens of what may be used at this moment.
+    pub(crate) fn tokens(&self, env: &Env<'_>) -> BTreeMap<LeaseKey, Token> {
+        let usable = self.entries.iter().filter(|(_, entry)| entry.usable(env));
+        usable.filter_map(|(key, entry)| Some((key.clone(), entry.held.as_ref()?.token))).collect()
+    }
+
+    /// What they rest on, for status pages.
+    pub(crate) fn facts(&self, env: &Env<'_>) -> Vec<LeaseFacts> {
+        self.entries.iter().filter_map(|(key, entry)| entry.facts(env, key)).collect()
     }
 
     /// The name that the client of this address has, if it has one.
@@ -295,6 +309,14 @@ impl Leases {
             } else {
                 self.forget(out, &key);
             }
+        }
+    }
+
+    /// Somebody misses the lease in the register: it is renewed, or claimed again, without waiting for its time.
+    pub(crate) fn renew_now(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey) {
+        let idle = |entry: &&Entry| entry.pending.is_none() && !entry.gone && entry.usable(env);
+        if self.entries.get(key).as_ref().is_some_and(idle) {
+            self.start_op(env, out, key, OpKind::Renew);
         }
     }
 

@@ -282,6 +282,16 @@ impl Proposer {
         self.proposals.insert(view.shard, Proposal { scope, ballot, own, stage, deadline });
     }
 
+    /// What is under way, for people.
+    pub(crate) fn describe(&self, shard: u16) -> String {
+        let stage = self.proposals.get(&shard).map(|proposal| match &proposal.stage {
+            Stage::Probing { .. } => "probing",
+            Stage::Preparing { .. } => "preparing",
+            Stage::Accepting { .. } => "accepting",
+        });
+        format!("{stage:?} {:?}", self.watches.get(&shard).map(|watch| (watch.wait, watch.asked)))
+    }
+
     /// Proposes members that no policy chose, if this node votes there and nothing is under way.
     pub(crate) fn force(
         &mut self,

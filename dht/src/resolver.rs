@@ -283,7 +283,7 @@ impl Resolver {
             if let (Some(seen), Some(ip), Some(peer)) = (before, cert.address(), owner.peer_id())
                 && seen.owner != owner
             {
-                out.event(Event::Superseded { ip, owner: peer });
+                out.event(Event::Superseded { ip, owner: peer, token, certificate: cert.to_bytes() });
             }
         }
         let op = &cert.record.request.op;
@@ -391,6 +391,12 @@ impl Resolver {
     pub(crate) fn forget(&mut self, key: &LeaseKey) {
         self.cache.map.remove(key);
         self.cache.order.retain(|other| other != key);
+    }
+
+    /// Who owns an address, by the register and not from memory?
+    pub(crate) fn read_address(&mut self, env: &Env<'_>, out: &mut Outbox, id: CommandId, ip: Ipv4Addr) {
+        self.forget(&LeaseKey::Address(ip));
+        self.resolve_address(env, out, id, ip);
     }
 
     /// A verified certificate from somewhere: no date, so nothing is answered from it, but older ones count no more.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bridge::Offload;
 use dht::Command;
-use dht::clock::{Now, OwnerTime};
+use dht::clock::Now;
 use engine::fast::Roamed;
 use engine::{Engine, NamespaceStatus, Output, Request, RequestId, Snapshot};
 use libp2p::PeerId;
@@ -20,8 +20,6 @@ use crate::io::clock::SystemClock;
 use crate::io::tap::Tap;
 use crate::io::udp::DataSocket;
 
-/// A machine that slept or was restored for longer than this has lapsed leases and may repeat packet numbers.
-const MAX_JUMP: Duration = Duration::from_secs(5);
 /// Commands that wait for the driver. The engine bounds what is under way; this guards against the sum.
 const MAX_BACKLOG: usize = 16_384;
 /// The longest sleep: the lease clocks want a reading at least every minute.
@@ -69,7 +67,7 @@ impl Control {
             });
             let input = inputs.recv_timeout(wait.max(Duration::from_millis(1)));
             let now = self.clock.now();
-            if jumped(last, now) {
+            if last.jumps != now.jumps {
                 match crate::state::random() {
                     Ok(seed) => self.engine.begin_anew(*seed, now),
                     Err(error) => tracing::error!(%error, "after a jump of the clocks"),
@@ -162,11 +160,4 @@ impl Control {
             self.drops.count("tap-refused-frame");
         }
     }
-}
-
-/// Whether the machine slept, or was restored, between two readings: the owner's clock counts that, the other does not.
-fn jumped(last: Now, now: Now) -> bool {
-    let OwnerTime(owner) = now.owner;
-    let awake = now.mono.saturating_duration_since(last.mono);
-    owner.saturating_sub(last.owner.0).saturating_sub(awake) > MAX_JUMP
 }

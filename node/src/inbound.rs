@@ -149,7 +149,7 @@ impl Lane {
         let sealed = |datagram: &[u8]| {
             self.hand_over(share, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
         };
-        if !snapshot.is_usable(now.owner) {
+        if !snapshot.is_usable(&now) {
             return sealed(datagram);
         }
         let (arrival, roamed) = fast::inbound(&snapshot, from, datagram);
@@ -205,6 +205,7 @@ mod tests {
             replica: ReplicaTime::default(),
             boot: BootId([0; 16]),
             unix_s: 0,
+            jumps: 0,
         }
     }
 

@@ -50,7 +50,7 @@ impl Outbound {
     /// Everything the device has at the moment, from one snapshot.
     fn batch(&self, frame: &mut [u8], datagrams: &mut Datagrams) -> io::Result<()> {
         let snapshot = self.snapshot.load();
-        let usable = snapshot.is_usable(self.clock.now().owner);
+        let usable = snapshot.is_usable(&self.clock.now());
         while let Some((length, offload)) = self.tap.read(frame)? {
             let frame = &frame[..length];
             let verdict = if usable { fast::outbound(&snapshot, frame, offload, datagrams) } else { Verdict::Control };

@@ -12,13 +12,13 @@ use dht::identity::SecretKey;
 use dht::token::{Contact, ContactAddress};
 use dht::{NamespaceId, Summary};
 use dht_driver::{DriverConfig, DriverEvent, Loopback};
-use engine::{NamespaceStatus, Reply, Request, RequestId, State, ViewStatus};
+use engine::{NamespaceStatus, Reply, Request, RequestId, State};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
 use crate::cli::{JoinOptions, Role};
 use crate::control::Input;
-use crate::daemon::{Daemon, texts};
+use crate::daemon::Daemon;
 use crate::launch::{self, Prepared};
 use crate::report;
 use crate::shell::Shell;
@@ -263,9 +263,6 @@ impl Running {
         if status.tap.is_none() {
             status.mac = None;
         }
-        if let Some(summary) = self.summary() {
-            status.view = Some(ViewStatus { number: summary.view, members: texts(&summary.members) });
-        }
         Ok(status)
     }
 
@@ -452,7 +449,12 @@ impl Running {
         shell: &mut Option<Shell>,
     ) -> anyhow::Result<()> {
         match event {
-            DriverEvent::Core(dht::Event::Status { summary }) => *lock(&self.summary) = Some(*summary),
+            DriverEvent::Core(dht::Event::Status { summary }) => {
+                *lock(&self.summary) = Some((*summary).clone());
+                if let Some(shell) = shell {
+                    shell.tell(Input::Overlay(dht::Event::Status { summary })).await;
+                }
+            }
             DriverEvent::Core(event) => {
                 if let Some(shell) = shell {
                     shell.tell(Input::Overlay(event)).await;

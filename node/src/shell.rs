@@ -95,6 +95,8 @@ impl Shell {
         shell.advertise.clone_from(&options.advertise);
         shell.dns_mode = if options.no_tap { DnsMode::Off } else { options.dns.unwrap_or_default() };
         shell.look_for_endpoints(daemon).await;
+        let summary = Box::new(shell.summary.clone());
+        shell.tell(Input::Overlay(dht::Event::Status { summary })).await;
         if addressing(options) == Addressing::Clients {
             let tap = shell.tap.as_ref().map_or("-", |(tap, _)| tap.name());
             running.tell(Progress::Ready(format!("ready {} - on {tap}", shell.name)));

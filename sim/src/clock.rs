@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use dht::clock::{BootId, LeaseClocks, Now, Reading};
+use dht::clock::{BootId, LeaseClocks, MAX_JUMP, Now, Reading};
 
 /// When every simulation begins, seconds since 1970.
 pub const EPOCH: u64 = 1_800_000_000;
@@ -28,12 +28,13 @@ pub struct MachineClock {
     booted: Duration,
     slept: Duration,
     asleep_since: Option<Duration>,
+    jumps: u32,
 }
 
 impl MachineClock {
     /// A machine that boots at `at`. `origin` is the instant that stands for every boot.
     pub fn new(origin: Instant, rates: Rates, boot: [u8; 16], at: Duration) -> Self {
-        Self { origin, rates, boot: BootId(boot), booted: at, slept: Duration::ZERO, asleep_since: None }
+        Self { origin, rates, boot: BootId(boot), booted: at, slept: Duration::ZERO, asleep_since: None, jumps: 0 }
     }
 
     /// Boots again.
@@ -49,7 +50,9 @@ impl MachineClock {
     /// Resumes it.
     pub fn wake(&mut self, at: Duration) {
         if let Some(since) = self.asleep_since.take() {
-            self.slept += at.saturating_sub(since);
+            let slept = at.saturating_sub(since);
+            self.slept += slept;
+            self.jumps += u32::from(slept > MAX_JUMP);
         }
     }
 
@@ -71,7 +74,7 @@ impl MachineClock {
         let reading = self.reading(at);
         let (owner, replica) = clocks.advance(reading);
         let unix_s = EPOCH + at.as_secs();
-        Now { mono: self.origin + reading.monotonic, owner, replica, boot: self.boot, unix_s }
+        Now { mono: self.origin + reading.monotonic, owner, replica, boot: self.boot, unix_s, jumps: self.jumps }
     }
 
     /// The first moment of true time at which this machine, if it stays awake, reads `instant` or later.

@@ -46,6 +46,7 @@ mod packets;
 mod probe;
 pub mod reference;
 pub mod register;
+pub mod scale;
 pub mod scenario;
 pub mod setup;
 mod tap;

@@ -209,7 +209,7 @@ impl Node {
     pub fn forwards_from(&self, ip: Ipv4Addr, at: Duration) -> bool {
         let snapshot = self.process.as_ref().and_then(|process| process.snapshot.as_ref());
         let usable = |snapshot: &Arc<Snapshot>| {
-            snapshot.local.host(ip).is_some() && self.glance(at).is_some_and(|now| snapshot.is_usable(now.owner))
+            snapshot.local.host(ip).is_some() && self.glance(at).is_some_and(|now| snapshot.is_usable(&now))
         };
         self.is_running() && snapshot.is_some_and(usable)
     }

@@ -20,7 +20,7 @@ impl Node {
         let Some(Moment { now, .. }) = self.moment(at) else { return };
         let Some(snapshot) = self.process_snapshot() else { return };
         let mut datagrams = Datagrams::default();
-        let verdict = if snapshot.is_usable(now.owner) {
+        let verdict = if snapshot.is_usable(&now) {
             fast::outbound(&snapshot, frame, Offload::default(), &mut datagrams)
         } else {
             Verdict::Control
@@ -54,7 +54,7 @@ impl Node {
                 use_it(engine);
             }
         };
-        if tunnel::receiver_index(&datagram).is_none() || !snapshot.is_usable(now.owner) {
+        if tunnel::receiver_index(&datagram).is_none() || !snapshot.is_usable(&now) {
             engine(self, &mut |engine| engine.handle_datagram(from, &datagram, now));
             return self.pump(at);
         }

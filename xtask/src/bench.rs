@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use e2e::{Lab, Node, wait};
 
 use crate::measure::{self, Direction, milliseconds, quantile, sorted};
 use crate::say::say;
-use crate::{cargo, tools};
+use crate::{cargo, register, tools};
 
 /// Clients that ask for an address on one TAP: a workstation may hold four.
 const CLIENTS: u32 = 4;
@@ -42,10 +42,27 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         rows.extend(part(&mut Lab::new("bench")?)?);
         rows.iter().rev().take(1).for_each(|row: &Row| say(&format!("{}: {}", row.what, row.result)));
     }
-    let page = page(&rows)?;
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
+    let page = page(&rows)? + &register::section()?;
+    let file = file();
     fs::write(&file, &page).with_context(|| format!("Failed to write {}", file.display()))?;
     say(&page);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md")
+}
+
+/// Measures the register alone, and replaces its part of the page.
+///
+/// # Errors
+/// Something does not build or run.
+pub(crate) fn register() -> anyhow::Result<ExitCode> {
+    let section = register::section()?;
+    let page = fs::read_to_string(file())?;
+    let before = page.split_once(register::HEAD).map_or(page.as_str(), |(before, _)| before);
+    fs::write(file(), format!("{before}{section}"))?;
+    say(&section);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,9 +4,13 @@
 mod bench;
 mod cargo;
 mod demo;
+mod figures;
 mod measure;
 mod outcome;
+mod plot;
+mod register;
 mod say;
+mod scale;
 mod test;
 mod tools;
 
@@ -18,6 +22,8 @@ const USAGE: &str = "\
 cargo xtask test [--quick]   everything that must hold; --quick leaves out the tests that need root and /dev/net/tun
 cargo xtask demo [--stay]    three machines in network namespaces, two of them behind home routers (root)
 cargo xtask bench            measures what docs/benchmarks.md shows, and writes it (root, some minutes)
+cargo xtask bench-register   only its last part: grants per second of the register, with fsync
+cargo xtask scale [--page]   measures what docs/scale.md shows, and writes it (root, an hour); --page only writes it
 ";
 
 fn main() -> ExitCode {
@@ -29,6 +35,9 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(demo::Afterwards::Leave),
         ["demo", "--stay"] => demo::run(demo::Afterwards::Stay),
         ["bench"] => bench::run(),
+        ["bench-register"] => bench::register(),
+        ["scale"] => scale::run(scale::Part::All),
+        ["scale", "--page"] => scale::run(scale::Part::Page),
         _ => {
             say(USAGE);
             return ExitCode::from(2);

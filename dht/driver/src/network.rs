@@ -300,9 +300,12 @@ impl<C: Clocks> Driver<C> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "libp2p's enum; its other events are news to nobody here")]
     fn handle_kad_event(&mut self, event: kad::Event) {
         match event {
-            kad::Event::OutboundQueryProgressed { id, result: QueryResult::GetClosestPeers(result), step, .. }
+            kad::Event::OutboundQueryProgressed { id, result: QueryResult::GetClosestPeers(result), step, stats }
                 if step.last =>
             {
+                let known: usize =
+                    self.swarm.behaviour_mut().kad.inner().kbuckets().map(|bucket| bucket.num_entries()).sum();
+                tracing::debug!(requests = stats.num_requests(), answers = stats.num_successes(), known, "looked up");
                 let Some(peer) = self.dialer.waiting_for(|attempt| attempt == Attempt::Looking(id)) else { return };
                 let peers = match result {
                     Ok(GetClosestPeersOk { peers, .. }) => peers,

@@ -35,7 +35,14 @@ pub(crate) fn at(unix_s: u64, since: Duration) -> Now {
     static ORIGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     #[expect(clippy::disallowed_methods, reason = "a test needs one real instant as origin")]
     let origin = *ORIGIN.get_or_init(Instant::now);
-    Now { mono: origin + since, owner: OwnerTime(since), replica: ReplicaTime(since), boot: BootId([1; 16]), unix_s }
+    Now {
+        mono: origin + since,
+        owner: OwnerTime(since),
+        replica: ReplicaTime(since),
+        boot: BootId([1; 16]),
+        unix_s,
+        jumps: 0,
+    }
 }
 
 pub(crate) fn key(number: u8) -> SecretKey {

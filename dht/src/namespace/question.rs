@@ -28,12 +28,15 @@ impl Namespace {
             Command::ResolveAddress { id, ip } => self.resolver.resolve_address(&env, &mut self.out, id, ip),
             Command::ResolveName { id, name } => self.resolver.resolve_name(&env, &mut self.out, id, &name),
             Command::ResolvePeerName { id, ip } => self.resolver.resolve_peer_name(&env, &mut self.out, id, ip),
+            Command::ReadAddress { id, ip } => self.resolver.read_address(&env, &mut self.out, id, ip),
             Command::ClaimAddress { .. }
             | Command::ReleaseAddress { .. }
             | Command::ClaimName { .. }
             | Command::ReleaseName { .. }
             | Command::LookUp { .. }
             | Command::CheckLease { .. }
+            | Command::Supersede { .. }
+            | Command::Renew { .. }
             | Command::Signal { .. }
             | Command::Connect { .. }
             | Command::Invite { .. }
@@ -57,7 +60,9 @@ impl Namespace {
     /// What this node's own leases answer, as far as they may be used at this moment.
     pub(super) fn own_answer(&self, env: &Env<'_>, command: &Command) -> Option<Resolution> {
         let ip = match command {
-            Command::ResolveAddress { ip, .. } | Command::ResolvePeerName { ip, .. } => *ip,
+            Command::ResolveAddress { ip, .. }
+            | Command::ResolvePeerName { ip, .. }
+            | Command::ReadAddress { ip, .. } => *ip,
             Command::ResolveName { name, .. } => {
                 let key = LeaseKey::Name(normal_name(name)?);
                 self.leases.lease(env, &key)?;
@@ -72,6 +77,8 @@ impl Namespace {
             | Command::ReleaseName { .. }
             | Command::LookUp { .. }
             | Command::CheckLease { .. }
+            | Command::Supersede { .. }
+            | Command::Renew { .. }
             | Command::Signal { .. }
             | Command::Connect { .. }
             | Command::Invite { .. }

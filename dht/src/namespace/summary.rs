@@ -7,13 +7,33 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use libp2p_identity::PeerId;
 
+use crate::ballot::Token;
+use crate::clock::Now;
+use crate::command::LeaseKey;
+use crate::env::Env;
 use crate::identity::PublicKey;
 use crate::sign::NamespaceId;
 
-use crate::clock::Now;
-use crate::env::Env;
-
 use super::Namespace;
+
+/// What one lease of this node rests on. Durations are as of the moment of the summary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseFacts {
+    /// What is leased.
+    pub key: LeaseKey,
+    /// The fencing token.
+    pub token: Token,
+    /// The number of the view that granted it last.
+    pub view: u64,
+    /// The members of that view.
+    pub members: Vec<PeerId>,
+    /// Those of them who accepted the last grant or renewal.
+    pub accepted: Vec<PeerId>,
+    /// How long it goes on without a renewal.
+    pub remaining: Duration,
+    /// When it is renewed; zero while that is under way. `None` if nobody asked to keep it.
+    pub renewal: Option<Duration>,
+}
 
 /// What status pages say about a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +64,8 @@ pub struct Summary {
     pub votes_in: (usize, usize),
     /// Why this node is no candidate for a replica; `None` if it is one, or is a replica.
     pub hindrance: Option<&'static str>,
+    /// What this node's leases rest on.
+    pub leases: Vec<LeaseFacts>,
     /// Admitted peers.
     pub peers: Vec<PeerId>,
     /// Version numbers of what the authority signs, as handshakes carry them.
@@ -73,6 +95,7 @@ impl Namespace {
             silent: silent.into_iter().filter_map(|(identity, since)| Some((identity.peer_id()?, since))).collect(),
             votes_in: (mine, usize::from(env.chain.shard_count())),
             hindrance: self.presences.hindrance(now.mono),
+            leases: self.leases.facts(&env),
             ..self.summarize()
         }
     }
@@ -98,6 +121,7 @@ impl Namespace {
             silent: Vec::new(),
             votes_in: (0, usize::from(chain.shard_count())),
             hindrance: None,
+            leases: Vec::new(),
             peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),
             heads: self.membership.heads().short(),
             credential_hash: self.membership.credential().hash(&self.ns),

@@ -1,14 +1,16 @@
 //! What concerns views: messages about them, what follows when one is learnt, and giving one's place up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use libp2p_identity::PeerId;
 use rand::Rng;
 
 use crate::acceptor::Acceptor;
+use crate::ballot::Token;
 use crate::clock::Now;
 use crate::codec::Wire;
+use crate::command::LeaseKey;
 use crate::entropy;
 use crate::env::{DropReason, Env, Outbox};
 use crate::event::{Event, Level};
@@ -62,6 +64,7 @@ struct Facts {
     silent: BTreeSet<PublicKey>,
     hindrance: Option<&'static str>,
     reachable: Option<bool>,
+    leases: BTreeMap<LeaseKey, Token>,
 }
 
 impl Chores {
@@ -210,6 +213,7 @@ impl Namespace {
             silent: silent.map(|(identity, _)| identity).collect(),
             hindrance: self.presences.hindrance(now.mono),
             reachable: self.leases.reachable(),
+            leases: self.leases.tokens(&env),
         }
     }
 

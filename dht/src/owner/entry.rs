@@ -10,7 +10,8 @@ use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::command::{ClientId, CommandId, LeaseKey};
 use crate::env::Env;
 use crate::event::Lease;
-use crate::record::{Hint, SignedOp};
+use crate::namespace::LeaseFacts;
+use crate::record::{Hint, RegisterKey, SignedOp};
 
 pub(super) const ENTRY: &[u8] = b"lease/";
 
@@ -79,6 +80,26 @@ impl Entry {
     pub(super) fn remaining(&self, env: &Env<'_>) -> Duration {
         let until = self.held.as_ref().filter(|_| self.usable(env)).map_or(Duration::ZERO, |held| held.until.0);
         until.saturating_sub(env.now.owner.0)
+    }
+
+    /// What it rests on: the votes in its certificate are those of the last grant or renewal.
+    pub(super) fn facts(&self, env: &Env<'_>, key: &LeaseKey) -> Option<LeaseFacts> {
+        let held = self.held.as_ref().filter(|_| self.usable(env))?;
+        let cert = LeaseCert::from_bytes(&held.certificate).ok()?;
+        let shard = RegisterKey::Lease(key.clone()).shard(env.ns, env.config);
+        let view = env.chain.find(shard, cert.incarnation, cert.ballot.view, &cert.view_hash);
+        let member = |index: u8| view?.member(index)?.identity.peer_id();
+        let members = view.map(|view| view.members.as_slice()).unwrap_or_default();
+        let due = if self.pending.is_some() { Some(env.now.mono) } else { self.next };
+        Some(LeaseFacts {
+            key: key.clone(),
+            token: held.token,
+            view: cert.ballot.view,
+            members: members.iter().filter_map(|member| member.identity.peer_id()).collect(),
+            accepted: cert.votes.iter().filter_map(|vote| member(vote.index)).collect(),
+            remaining: self.remaining(env),
+            renewal: due.filter(|_| self.keep).map(|due| due.saturating_duration_since(env.now.mono)),
+        })
     }
 
     /// What the node is told of it.

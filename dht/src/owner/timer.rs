@@ -1,16 +1,16 @@
 //! What time does to leases: they are renewed, sent again, and end.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::clock::{MAX_JUMP, OwnerTime};
+use crate::codec::Wire;
 use crate::command::LeaseKey;
 use crate::env::{Env, Outbox};
 use crate::event::Event;
 use crate::record::{OpKind, RegisterKey};
 
+use super::entry::entry_key;
 use super::{Leases, PATIENCE, RESEND, RESEND_MAX, coordinator};
-
-/// A jump of the owner's clock against the monotonic one: the machine was suspended, or its clock set.
-const JUMP: Duration = Duration::from_secs(5);
 
 impl Leases {
     /// Does what is due: notices a suspension, ends what has run out, renews, sends again, gives up.
@@ -29,14 +29,18 @@ impl Leases {
         let (mono, owner) = self.seen;
         self.seen = (env.now.mono, env.now.owner);
         let step = env.now.mono.saturating_duration_since(mono);
+        let jumped = std::mem::replace(&mut self.jumps, env.now.jumps) != env.now.jumps;
         // The monotonic clock may be slewed by a tenth.
-        if env.now.owner.0.saturating_sub(owner.0) <= step + step / 10 + JUMP {
+        if !jumped && env.now.owner.0.saturating_sub(owner.0) <= step + step / 10 + MAX_JUMP {
             return;
         }
         for (key, entry) in &mut self.entries {
             let Some(held) = entry.held.as_mut().filter(|held| !held.lapsed) else { continue };
             held.lapsed = true;
+            // On disk too: a process that starts now would not know of the jump.
+            held.until = OwnerTime::default();
             entry.next = Some(env.now.mono);
+            out.persist(entry_key(key), Some(entry.to_bytes()));
             out.event(Event::LeaseLost { key: key.clone(), why: "the machine slept, or its clock jumped" });
         }
     }

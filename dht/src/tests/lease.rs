@@ -292,6 +292,27 @@ fn a_machine_that_slept_uses_no_lease_until_it_is_renewed() {
 }
 
 #[test]
+fn after_a_jump_of_the_wall_clock_no_lease_is_used_until_it_is_renewed_not_even_by_another_process() {
+    let mut net = Net::new(1, &[A], Rules::ALL);
+    let ip = net.ip(5);
+    net.begin_claim(A, ip, "self", Keep::Yes);
+    net.settle();
+    net.nodes.get_mut(&A).unwrap().jumps += 1;
+    net.tick(A);
+    assert!(net.owners(ip).is_empty());
+    assert!(net.nodes[&A].events.iter().any(|e| matches!(e, Event::LeaseLost { .. })));
+    // The next process counts jumps from its own start.
+    net.crash(A);
+    net.nodes.get_mut(&A).unwrap().jumps = 0;
+    net.start(A);
+    assert!(net.owners(ip).is_empty());
+    net.settle();
+    net.tick(A);
+    net.settle();
+    assert_eq!(net.owners(ip), [A]);
+}
+
+#[test]
 fn same_owner_other_client() {
     let broken = |rules| {
         let mut net = Net::new(1, &[A], rules);

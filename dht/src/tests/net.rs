@@ -49,6 +49,8 @@ pub(super) struct Node {
     pub(super) rates: (u32, u32),
     /// What the owner's clock counted while the machine slept.
     pub(super) slept: Duration,
+    /// How often its clocks jumped.
+    pub(super) jumps: u32,
     /// Whether others reach it from outside.
     pub(super) public: bool,
 }
@@ -113,6 +115,7 @@ impl Net {
                 starts: 0,
                 rates: (100, 100),
                 slept: Duration::ZERO,
+                jumps: 0,
                 public: true,
             };
             net.nodes.insert(number, node);
@@ -129,6 +132,7 @@ impl Net {
             owner: OwnerTime(up * node.rates.0 / 100 + node.slept),
             replica: ReplicaTime(up * node.rates.1 / 100),
             boot: BootId([node.boot; 16]),
+            jumps: node.jumps,
             ..base
         }
     }

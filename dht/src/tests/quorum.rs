@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::net::{Keep, Net, Packet, is_ops, none, secs};
+use super::net::{D, Keep, Net, Packet, is_ops, none, secs};
 use crate::command::{ClientId, Command, LeaseKey};
 use crate::env::Rules;
 use crate::event::{ClaimError, Event, Resolution};
+use crate::membership::fixture::peer;
 use crate::message::Message;
 use crate::record::{Hint, Op, OpKind, RegisterKey, Scope, SignedOp, Value};
 
@@ -45,6 +46,43 @@ fn three_replicas_grant_with_one_of_them_away() {
         }),
         Some(false)
     );
+}
+
+#[test]
+fn a_summary_says_what_each_lease_rests_on() {
+    let mut net = Net::new(3, &[A], Rules::ALL);
+    let (kept, lent) = (net.ip(5), net.ip(6));
+    net.crash(3);
+    net.begin_claim(A, kept, "self", Keep::Yes);
+    net.begin_claim(A, lent, "guest", Keep::No);
+    net.run(secs(4), none);
+    let now = net.now(A);
+    let told = net.nodes[&A].events.iter().rev().find_map(|event| match event {
+        Event::Status { summary } => {
+            Some(summary.leases.iter().map(|lease| (lease.key.clone(), lease.token)).collect())
+        }
+        _ => None,
+    });
+    let leases = net.live(A).summary_at(now).leases;
+    let of = |ip| leases.iter().find(|lease| lease.key == LeaseKey::Address(ip)).unwrap();
+    let mut up = vec![peer(1), peer(2)];
+    up.sort();
+    for ip in [kept, lent] {
+        let lease = of(ip);
+        let mut accepted = lease.accepted.clone();
+        accepted.sort();
+        assert_eq!((lease.members.len(), accepted), (3, up.clone()));
+        assert!(lease.remaining <= D && lease.remaining > D - secs(10));
+    }
+    let renewal = of(kept).renewal.unwrap();
+    assert!(renewal > D / 4 - secs(10) && renewal < D / 3, "{renewal:?}");
+    assert_eq!(of(lent).renewal, None);
+    // Whoever shows it learns of each grant.
+    let told: std::collections::BTreeMap<LeaseKey, crate::Token> = told.unwrap();
+    assert_eq!(told, leases.iter().map(|lease| (lease.key.clone(), lease.token)).collect());
+    net.run(D, none);
+    let now = net.now(A);
+    assert!(net.live(A).summary_at(now).leases.iter().all(|lease| lease.key == LeaseKey::Address(kept)));
 }
 
 #[test]

@@ -102,7 +102,12 @@ fn a_newer_owner_displaces_the_old_one_and_never_the_other_way_round() {
     net.settle();
     let new = net.claim(B, ip).unwrap();
     check(&mut net, 1, B, &new.certificate, secs(500)).unwrap();
-    assert!(net.nodes[&1].events.contains(&Event::Superseded { ip, owner: peer(B) }));
+    let newer = (peer(B), new.token, new.certificate.clone());
+    let told = |event: &Event| match event {
+        Event::Superseded { owner, token, certificate, .. } => Some((*owner, *token, certificate.clone())),
+        _ => None,
+    };
+    assert!(net.nodes[&1].events.iter().filter_map(told).any(|event| event == newer));
     assert_eq!(check(&mut net, 1, A, &old.certificate, secs(500)), Err(CertError::Superseded));
     // Also who holds it itself is not talked out of it by an older one.
     assert_eq!(check(&mut net, B, A, &old.certificate, secs(500)), Err(CertError::Superseded));
@@ -122,6 +127,53 @@ fn an_owner_that_sees_a_newer_certificate_stops() {
     net.deliver(&super::net::Packet { from: B, to: A, message });
     assert_eq!(net.owners(ip), [B]);
     assert!(net.nodes[&A].events.iter().any(|e| matches!(e, Event::LeaseLost { .. })));
+}
+
+#[test]
+fn a_newer_certificate_that_a_peer_showed_ends_ours_and_an_older_one_does_nothing() {
+    let mut net = Net::new(1, &[A, B], Rules::ALL);
+    let ip = net.ip(5);
+    let old = net.claim(A, ip).unwrap();
+    net.nodes.get_mut(&1).unwrap().rates.1 = 10_000_000;
+    let new = net.claim(B, ip).unwrap();
+    net.command(B, |_| Command::Supersede { certificate: old.certificate });
+    assert_eq!(net.owners(ip).len(), 2);
+    let mut forged = new.certificate.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    net.command(A, |_| Command::Supersede { certificate: forged });
+    assert_eq!(net.owners(ip).len(), 2);
+    net.command(A, |_| Command::Supersede { certificate: new.certificate });
+    assert_eq!(net.owners(ip), [B]);
+}
+
+#[test]
+fn an_address_that_is_read_is_asked_of_the_register_whatever_was_said_before() {
+    let mut net = Net::new(1, &[A, B], Rules::ALL);
+    let ip = net.ip(5);
+    let before = net.resolve(B, |id| Command::ResolveAddress { id, ip });
+    assert_eq!(before, Resolution::Absent);
+    net.claim(A, ip).unwrap();
+    let read = net.resolve(B, |id| Command::ReadAddress { id, ip });
+    assert!(matches!(read, Resolution::Found { owner, .. } if owner == peer(A)), "{read:?}");
+}
+
+#[test]
+fn a_lease_that_somebody_missed_is_renewed_at_once() {
+    let mut net = Net::new(1, &[A], Rules::ALL);
+    let ip = net.ip(5);
+    let lease = net.claim(A, ip).unwrap();
+    net.nodes.get_mut(&A).unwrap().events.clear();
+    let other = net.ip(6);
+    net.command(A, |_| Command::Renew { ip: other });
+    assert!(net.wire.is_empty());
+    net.command(A, |_| Command::Renew { ip });
+    net.settle();
+    let renewed = |event: &Event| match event {
+        Event::LeaseChanged { lease } => Some(lease.token),
+        _ => None,
+    };
+    let tokens: Vec<_> = net.nodes[&A].events.iter().filter_map(renewed).collect();
+    assert!(tokens.len() == 1 && tokens[0] > lease.token, "{tokens:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use dht::clock::Now;
 use dht::{ClaimError, Command};
 
 use crate::engine::{Engine, Event, Pending};
+use crate::standing::Standing;
 use crate::status::Quorum;
 
 /// DNS questions under way; the responder's own table is smaller.
@@ -45,6 +46,8 @@ impl Engine {
             }
             bridge::Event::Resolve { ip } => self.resolve(ip, now),
             bridge::Event::Unproven { peer, ip } => self.ask_lease(peer, ip, now),
+            bridge::Event::Superseded { peer, ip } => self.show_newer(peer, ip, now),
+            bridge::Event::NotHere { peer, ip } => self.say_not_owner(peer, ip, now),
         }
     }
 
@@ -102,7 +105,9 @@ impl Engine {
                     self.lease_checked(peer, certificate, outcome, now);
                 }
             }
-            dht::Event::Superseded { ip, owner } => self.superseded(ip, owner),
+            dht::Event::Superseded { ip, owner, token, certificate } => {
+                self.superseded(ip, (owner, token, certificate), now);
+            }
             dht::Event::PeerKeys { peer, x25519, credential_hash } => {
                 self.peer_keys(peer, tunnel::PeerKeys { x25519, credential_hash }, now);
             }
@@ -115,8 +120,7 @@ impl Engine {
             }
             dht::Event::Left { id } => self.left(id.0, now),
             dht::Event::HandedOver { id } => self.handed_over(id.0),
-            // The shell shows it.
-            dht::Event::Status { .. } => {}
+            dht::Event::Status { summary } => self.standing = Some(Standing { summary, at: now.mono }),
             dht::Event::StoreLost => self.count("lease-store-set-back"),
         }
     }

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-/// Certificates at once: two full messages.
+/// At once: the certificates of two full messages.
 const BURST: u32 = 32;
 /// One more after this: eight per second.
 const EVERY: Duration = Duration::from_millis(125);
 
-/// Certificates of one peer that are worth a check.
+/// So much of one peer is worth a check, or an answer.
 #[derive(Default)]
 pub(crate) struct Bucket {
     /// When it is full again.

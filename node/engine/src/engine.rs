@@ -4,7 +4,7 @@ use smoltcp::wire::EthernetAddress;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bridge::{Bridge, Offload};
 use dht::clock::Now;
@@ -15,16 +15,24 @@ use libp2p_identity::PeerId;
 use tunnel::{Kind, Tunnel};
 
 use crate::config::Config;
+use crate::fence::Fences;
 use crate::hosts::Hosts;
 use crate::names::Names;
+use crate::once::Once;
 use crate::peers::Peers;
 use crate::requests::{Reply, RequestId, Requests};
 use crate::routes::Routes;
 use crate::snapshot::{Path, Snapshot};
+use crate::standing::Standing;
 use crate::status::{Quorum, State};
 
 /// Commands under way in the overlay. Every source is bounded on its own; this guards against the sum.
 const MAX_PENDING: usize = 8192;
+
+/// One peer is told of one address, and one address is asked about anew, this often.
+const HEAL_EVERY: Duration = Duration::from_secs(1);
+/// A lease that peers miss in the register is renewed this often.
+const RENEW_EVERY: Duration = Duration::from_secs(30);
 
 /// What the engine wants done, in order.
 #[derive(Debug)]
@@ -115,6 +123,17 @@ pub(crate) enum Pending {
     Request { id: RequestId },
 }
 
+fn dhcp_config(config: &Config) -> dhcp::Config {
+    dhcp::Config {
+        server: config.service,
+        subnet: config.range,
+        dns: config.service,
+        domain: config.zone.clone(),
+        search: vec![config.zone.clone()],
+        mtu: config.mtu,
+    }
+}
+
 /// One namespace on one machine, without I/O.
 pub struct Engine {
     pub(crate) config: Config,
@@ -127,12 +146,20 @@ pub struct Engine {
     pub(crate) names: Names,
     pub(crate) peers: Peers,
     pub(crate) routes: Routes,
+    pub(crate) fences: Fences,
+    /// What peers were told lately, by kind and address; addresses that were asked about anew because a peer said that they
+    /// are not its own; and those of ours that were renewed because a peer missed them.
+    pub(crate) told: Once<(PeerId, u8, Ipv4Addr)>,
+    pub(crate) reread: Once<Ipv4Addr>,
+    pub(crate) renewed: Once<Ipv4Addr>,
     pub(crate) requests: Requests,
     pub(crate) quorum: Quorum,
+    pub(crate) standing: Option<Standing>,
     pub(crate) state: State,
     pub(crate) pending: BTreeMap<u64, Pending>,
     next_command: u64,
     pub(crate) drops: BTreeMap<&'static str, u64>,
+    jumps: u32,
     output: VecDeque<Output>,
     snapshot: Arc<Snapshot>,
     sessions_changed: bool,
@@ -153,18 +180,7 @@ impl Engine {
             seed,
             now.mono,
         );
-        let dhcp = dhcp::Server::new(
-            dhcp::Config {
-                server: service,
-                subnet: config.range,
-                dns: service,
-                domain: config.zone.clone(),
-                search: vec![config.zone.clone()],
-                mtu: config.mtu,
-            },
-            seed,
-            now.mono,
-        );
+        let dhcp = dhcp::Server::new(dhcp_config(&config), seed, now.mono);
         let dns = Responder::new(
             dns::Config { zone: config.zone.clone(), service, range: config.range, max_udp: 1232 },
             now.mono,
@@ -174,6 +190,7 @@ impl Engine {
             sending: Default::default(),
             receiving: Default::default(),
             lapses: None,
+            jumps: now.jumps,
         });
         let names = Names::new(&config.hostname);
         Self {
@@ -187,12 +204,18 @@ impl Engine {
             names,
             peers: Peers::default(),
             routes: Routes::default(),
+            fences: Fences::default(),
+            told: Once::every(HEAL_EVERY),
+            reread: Once::every(HEAL_EVERY),
+            renewed: Once::every(RENEW_EVERY),
             requests: Requests::default(),
             quorum: Quorum::default(),
+            standing: None,
             state: State::Joined,
             pending: BTreeMap::new(),
             next_command: 0,
             drops: BTreeMap::new(),
+            jumps: now.jumps,
             output: VecDeque::new(),
             snapshot,
             sessions_changed: false,
@@ -208,60 +231,64 @@ impl Engine {
 
     /// A frame from the TAP that the fast path did not forward.
     pub fn handle_frame(&mut self, frame: &[u8], offload: Offload, now: Now) {
-        self.expire_hosts(now);
+        self.look(now);
         self.bridge.handle_frame(frame, offload, now.mono);
         self.drain(now);
     }
 
     /// A datagram that the fast path did not open.
     pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Now) {
+        self.look(now);
         self.tunnel.handle_datagram(from, datagram, now.unix_s.saturating_mul(1000), now.mono);
         self.drain(now);
     }
 
     /// A payload that the fast path opened and found not to be plain.
     pub fn handle_opened(&mut self, peer: PeerId, kind: Kind, payload: &[u8], now: Now) {
-        self.expire_hosts(now);
+        self.look(now);
         self.receive(peer, kind, payload, now);
         self.drain(now);
     }
 
     /// The fast path saw a peer's newest packet come from another address.
     pub fn handle_roamed(&mut self, roamed: crate::fast::Roamed, from: SocketAddr, now: Now) {
+        self.look(now);
         self.tunnel.handle_roamed(roamed.index, from, roamed.counter, now.mono);
         self.drain(now);
     }
 
     /// The kernel refused a datagram as too big for the way it had to take.
     pub fn handle_too_big(&mut self, to: SocketAddr, outer_mtu: u16, now: Now) {
+        self.look(now);
         self.tunnel.handle_too_big(to, outer_mtu, now.mono);
         self.drain(now);
     }
 
     /// The overlay's answer or news.
     pub fn handle_overlay(&mut self, event: dht::Event, now: Now) {
-        self.expire_hosts(now);
+        self.look(now);
         self.overlay_event(event, now);
         self.drain(now);
     }
 
     /// The system resolvers' answer to [`Event::Forward`], or that there is none.
     pub fn handle_forwarded(&mut self, id: dns::QueryId, reply: Option<&[u8]>, now: Now) {
+        self.look(now);
         self.dns.handle_forwarded(id, reply, now.mono);
         self.drain(now);
     }
 
     /// The addresses under which this machine's data socket can be tried: its interfaces', and configured ones.
     pub fn handle_endpoints(&mut self, lan: Vec<SocketAddr>, configured: Vec<SocketAddr>, now: Now) {
+        self.look(now);
         self.peers.set_endpoints(lan, configured);
         self.drain(now);
     }
 
     /// Time has passed. Calls that come late, early or twice do no harm.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.expire_hosts(now);
+        self.look(now);
         self.retry_claims(now);
-        self.expire_routes(now);
         self.tunnel.handle_timeout(now.mono);
         self.bridge.handle_timeout(now.mono);
         self.dhcp.handle_timeout(now.mono);
@@ -283,8 +310,8 @@ impl Engine {
             self.dhcp.poll_timeout(),
             self.dns.poll_timeout(),
             self.hosts.poll_timeout(now),
-            self.names.poll_timeout(),
-            self.routes.poll_timeout(),
+            self.names.poll_timeout(now),
+            self.routes.poll_timeout(now),
             self.requests.poll_timeout(),
             self.quorum.poll_timeout(self.state),
         ]
@@ -306,9 +333,21 @@ impl Engine {
     /// Erases all session keys and draws new ones from `seed`: after a suspension, a restored machine or a jump of the
     /// clocks, where memory may have been used before.
     pub fn begin_anew(&mut self, seed: [u8; 32], now: Now) {
+        self.look(now);
         self.tunnel.erase_all(now.mono);
         self.tunnel.reseed(seed);
         self.drain(now);
+    }
+
+    /// Stops using whatever may be used no more. Comes before anything is answered or forwarded: a timer may fire late.
+    fn look(&mut self, now: Now) {
+        if std::mem::replace(&mut self.jumps, now.jumps) != now.jumps {
+            self.lapse_hosts(now);
+            self.forget_all_routes();
+        }
+        self.expire_hosts(now);
+        self.expire_names(now);
+        self.expire_routes(now);
     }
 
     /// Gives a command whose answer is waited for; false if too many are under way already.
@@ -429,13 +468,15 @@ impl Engine {
 
     fn renew_snapshot(&mut self) {
         let local = self.bridge.local();
-        let lapses = self.hosts.lapses();
-        let same = Arc::ptr_eq(&local, &self.snapshot.local) && lapses == self.snapshot.lapses;
+        let lapses = [self.hosts.lapses(), self.routes.lapses()].into_iter().flatten().min();
+        let as_before = (lapses, self.jumps) == (self.snapshot.lapses, self.snapshot.jumps);
+        let same = as_before && Arc::ptr_eq(&local, &self.snapshot.local);
         if same && !self.sessions_changed {
             return;
         }
         self.sessions_changed = false;
-        let mut next = Snapshot { local, sending: Default::default(), receiving: Default::default(), lapses };
+        let (sending, receiving) = Default::default();
+        let mut next = Snapshot { local, sending, receiving, lapses, jumps: self.jumps };
         for view in self.tunnel.sessions() {
             let path = Path { peer: view.peer, session: view.session, endpoint: view.endpoint };
             if view.sending {

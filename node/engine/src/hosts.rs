@@ -155,6 +155,14 @@ impl Engine {
         }
     }
 
+    /// The machine slept, or knows only now what time it is: whose lease has ended cannot be said.
+    pub(crate) fn lapse_hosts(&mut self, now: Now) {
+        for ip in self.hosts.leases.keys().copied().collect::<Vec<_>>() {
+            self.unbind(ip, "the machine slept, or its clock was set", now);
+        }
+        self.lapse_names(now);
+    }
+
     pub(crate) fn retry_claims(&mut self, now: Now) {
         if self.hosts.retry_at.is_some_and(|at| at <= now.mono) {
             self.hosts.retry_at = None;
@@ -166,7 +174,10 @@ impl Engine {
     }
 
     pub(crate) fn lease_changed(&mut self, lease: Lease, now: Now) {
-        let LeaseKey::Address(ip) = lease.key else { return };
+        let ip = match &lease.key {
+            LeaseKey::Address(ip) => *ip,
+            LeaseKey::Name(name) => return self.names.renewed(name, lease.usable_until),
+        };
         if let Some(host) = self.hosts.bound.get_mut(&ip) {
             host.lease = lease.clone();
             self.announce_leases(now);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use dht::clock::Now;
+use dht::clock::{Now, OwnerTime};
 use dht::{ClaimError, ClientId, Command, Lease, LeaseKey};
 
 use crate::config::Hostname;
@@ -27,6 +27,8 @@ pub(crate) struct Names {
     claiming: bool,
     retry_at: Option<Instant>,
     clients: BTreeMap<Ipv4Addr, String>,
+    /// When each of them ends, to be compared at each use.
+    ends: BTreeMap<String, OwnerTime>,
 }
 
 impl Names {
@@ -40,11 +42,22 @@ impl Names {
             claiming: false,
             retry_at: None,
             clients: BTreeMap::new(),
+            ends: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.retry_at.map(|at| (at, "claim the name again"))
+    pub(crate) fn poll_timeout(&self, now: Now) -> Option<(Instant, &'static str)> {
+        let end = self.ends.values().min();
+        let end = end.map(|end| (now.mono + end.0.saturating_sub(now.owner.0), "a name's lease ends"));
+        let retry = self.retry_at.map(|at| (at, "claim the name again"));
+        [end, retry].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// A name that is ours has another end now.
+    pub(crate) fn renewed(&mut self, name: &str, until: OwnerTime) {
+        if let Some(end) = self.ends.get_mut(name) {
+            *end = until;
+        }
     }
 
     pub(crate) fn leave(&mut self) {
@@ -84,7 +97,8 @@ impl Engine {
             return;
         }
         match (outcome, &self.names.wanted) {
-            (Ok(_), _) => {
+            (Ok(lease), _) => {
+                self.names.ends.insert(name.clone(), lease.usable_until);
                 self.names.trouble = None;
                 self.names.refusal_told = false;
                 self.own_name_bound(name, now);
@@ -140,10 +154,8 @@ impl Engine {
 
     pub(crate) fn client_name_claimed(&mut self, ip: Ipv4Addr, name: String, outcome: Result<Lease, ClaimError>) {
         let Some(host) = self.hosts.bound.get_mut(&ip) else { return };
-        if outcome.is_err() {
-            self.count("client-name-refused");
-            return;
-        }
+        let Ok(lease) = outcome else { return self.count("client-name-refused") };
+        self.names.ends.insert(name.clone(), lease.usable_until);
         host.name = Some(name.clone());
         self.dns.set_local(&name, ip);
         self.names.clients.insert(ip, name);
@@ -151,11 +163,29 @@ impl Engine {
 
     pub(crate) fn release_names_of(&mut self, ip: Ipv4Addr) {
         if let Some(name) = self.names.clients.remove(&ip) {
+            self.names.ends.remove(&name);
             self.give_back(LeaseKey::Name(name));
         }
     }
 
+    /// Stops answering for every name whose lease has ended.
+    pub(crate) fn expire_names(&mut self, now: Now) {
+        let ended = |end: &OwnerTime| now.owner >= *end;
+        while let Some(name) = self.names.ends.iter().find(|(_, end)| ended(end)).map(|(name, _)| name.clone()) {
+            self.name_lost(&name, now);
+        }
+    }
+
+    /// After a sleep no name is known to be ours.
+    pub(crate) fn lapse_names(&mut self, now: Now) {
+        while let Some((name, _)) = self.names.ends.first_key_value() {
+            let name = name.clone();
+            self.name_lost(&name, now);
+        }
+    }
+
     pub(crate) fn name_lost(&mut self, name: &str, now: Now) {
+        self.names.ends.remove(name);
         if self.names.own.as_deref() == Some(name) {
             self.names.own = None;
             self.names.trouble = Some(format!("the name {name} is no longer ours"));

@@ -30,6 +30,8 @@ pub(crate) struct Peer {
     wanted: bool,
     /// What it may show us of its leases.
     pub(crate) certificates: Bucket,
+    /// What it may be told of its mistakes.
+    pub(crate) told: Bucket,
 }
 
 /// What the engine knows of other members, and what it tells them of itself.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use bridge::Resolution;
 use dht::certificate::LeaseCert;
-use dht::clock::Now;
+use dht::clock::{Now, OwnerTime};
 use dht::codec::Wire;
-use dht::{Command, Proven};
+use dht::{Command, Proven, Token};
 use libp2p_identity::PeerId;
 
 use crate::engine::{Engine, Pending};
@@ -25,22 +25,34 @@ struct Route {
     peer: PeerId,
     name: Option<String>,
     certificate: Vec<u8>,
-    proven_at: Instant,
+    proven_at: OwnerTime,
     /// How long the proof counts; the route may end before.
-    proven_until: Instant,
-    until: Instant,
-    refresh: Instant,
+    proven_until: OwnerTime,
+    until: OwnerTime,
+    refresh: OwnerTime,
 }
 
-/// Remote addresses with a proven owner.
+/// Remote addresses with a proven owner. They end on the clock that owners stop by, which goes on while the machine sleeps.
 #[derive(Default)]
 pub(crate) struct Routes {
     by_ip: BTreeMap<Ipv4Addr, Route>,
+    /// No later than the first end, and than the first refresh.
+    ends: Option<OwnerTime>,
+    ages: Option<OwnerTime>,
 }
 
 impl Routes {
-    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.by_ip.values().map(|route| (route.until.min(route.refresh), "route ages")).min()
+    pub(crate) fn poll_timeout(&self, now: Now) -> Option<(Instant, &'static str)> {
+        let first = [self.ends, self.ages].into_iter().flatten().min()?;
+        Some((now.mono + first.0.saturating_sub(now.owner.0), "route ages"))
+    }
+    /// When to look at the latest whether a peer still has what it has proven.
+    pub(crate) fn lapses(&self) -> Option<OwnerTime> {
+        self.ends
+    }
+    fn note(&mut self, until: OwnerTime, refresh: OwnerTime) {
+        self.ends = Some(self.ends.map_or(until, |ends| ends.min(until)));
+        self.ages = Some(self.ages.map_or(refresh, |ages| ages.min(refresh)));
     }
     pub(crate) fn owner(&self, ip: Ipv4Addr) -> Option<PeerId> {
         self.by_ip.get(&ip).map(|route| route.peer)
@@ -58,14 +70,27 @@ impl Engine {
         }
     }
 
+    /// Asks the register who has the address, whatever was said before.
+    pub(crate) fn read_route(&mut self, ip: Ipv4Addr, now: Now) {
+        if !self.command(Pending::Route { ip }, |id| Command::ReadAddress { id, ip }) {
+            self.bridge.handle_resolved(ip, Resolution::Unknown, now.mono);
+        }
+    }
+
     pub(crate) fn route_resolved(&mut self, ip: Ipv4Addr, outcome: dht::Resolution, now: Now) {
         let answer = match outcome {
             dht::Resolution::Found { owner, .. } if owner == self.me => Resolution::Absent,
-            dht::Resolution::Found { ip: _, owner, name, token: _, certificate, remaining } => {
-                self.learn_route(ip, (owner, name, certificate), remaining, now);
-                Resolution::Peer(owner)
+            dht::Resolution::Found { ip: _, owner, name, token, certificate, remaining } => {
+                if self.learn_route(ip, (owner, name, certificate), (token, remaining), now) {
+                    Resolution::Peer(owner)
+                } else {
+                    Resolution::Unknown
+                }
             }
             dht::Resolution::Absent => {
+                if let Some(peer) = self.routes.owner(ip).filter(|peer| self.peers.is_up(peer)) {
+                    self.say_no_record(peer, ip, now);
+                }
                 self.forget_route(ip);
                 Resolution::Absent
             }
@@ -83,8 +108,10 @@ impl Engine {
     ) {
         match outcome {
             Ok(proven) => {
-                self.learn_route(proven.ip, (peer, proven.name, certificate), proven.remaining, now);
-                self.bridge.handle_resolved(proven.ip, Resolution::Peer(peer), now.mono);
+                let (ip, basis) = (proven.ip, (proven.token, proven.remaining));
+                if self.learn_route(ip, (peer, proven.name, certificate), basis, now) {
+                    self.bridge.handle_resolved(ip, Resolution::Peer(peer), now.mono);
+                }
             }
             Err(_) => self.count("unproven-lease"),
         }
@@ -95,56 +122,73 @@ impl Engine {
     pub(crate) fn shown_again(&mut self, peer: PeerId, certificate: &[u8], stated: Duration, now: Now) -> bool {
         let Some(ip) = LeaseCert::from_bytes(certificate).ok().and_then(|lease| lease.address()) else { return false };
         let Some(route) = self.routes.by_ip.get_mut(&ip) else { return false };
-        if route.peer != peer || route.certificate != certificate || now.mono >= route.proven_at + FRESH {
+        if route.peer != peer || route.certificate != certificate || now.owner >= after(route.proven_at, FRESH) {
             return false;
         }
-        let until = (now.mono + stated.min(MAX_AGE)).min(route.proven_until);
+        let until = after(now.owner, stated.min(MAX_AGE)).min(route.proven_until);
         if until > route.until {
             route.until = until;
-            route.refresh = now.mono + until.saturating_duration_since(now.mono) / 2;
+            route.refresh = after(now.owner, until.0.saturating_sub(now.owner.0) / 2);
         }
         true
     }
 
-    /// A newer owner than the one we acted upon: from here on the old one's packets are refused.
-    pub(crate) fn superseded(&mut self, ip: Ipv4Addr, owner: PeerId) {
-        if self.routes.owner(ip).is_some_and(|known| known != owner) {
-            self.forget_route(ip);
+    /// A peer says that an address we send to is not its own: who has it is asked anew.
+    pub(crate) fn not_owner(&mut self, from: PeerId, ip: Ipv4Addr, now: Now) {
+        if self.bridge.local().route(ip) != Some(from) {
+            // News of yesterday, or none of its business.
+            return self.count("stray-not-owner");
         }
+        if !self.reread.take(ip, now.mono) {
+            return self.count("not-owner-again");
+        }
+        self.forget_route(ip);
+        self.bridge.forbid(from, ip);
+        self.read_route(ip, now);
     }
 
+    /// Takes a proof, unless it is older than what is known. Returns whether packets may go there.
     fn learn_route(
         &mut self,
         ip: Ipv4Addr,
         (peer, name, certificate): (PeerId, Option<String>, Vec<u8>),
-        remaining: Duration,
+        (token, remaining): (Token, Duration),
         now: Now,
-    ) {
+    ) -> bool {
         if peer == self.me || self.hosts.bound.contains_key(&ip) {
-            return;
+            return false;
         }
-        if self.routes.owner(ip).is_some_and(|known| known != peer) {
-            self.forget_route(ip);
+        if !self.acknowledge(ip, (peer, token, certificate.clone()), now) {
+            return false;
         }
         if self.routes.by_ip.len() >= MAX_ROUTES && !self.routes.by_ip.contains_key(&ip) {
             self.count("too-many-routes");
-            return;
+            return true;
         }
         let age = remaining.min(MAX_AGE);
         let route = Route {
             peer,
             name,
             certificate,
-            proven_at: now.mono,
-            proven_until: now.mono + remaining,
-            until: now.mono + age,
-            refresh: now.mono + age / 2,
+            proven_at: now.owner,
+            proven_until: after(now.owner, remaining),
+            until: after(now.owner, age),
+            refresh: after(now.owner, age / 2),
         };
+        self.routes.note(route.until, route.refresh);
         self.routes.by_ip.insert(ip, route);
         self.bridge.permit(peer, ip);
+        true
     }
 
-    fn forget_route(&mut self, ip: Ipv4Addr) {
+    /// What a sleep made doubtful: everybody's lease may have ended meanwhile.
+    pub(crate) fn forget_all_routes(&mut self) {
+        while let Some(ip) = self.routes.by_ip.keys().next().copied() {
+            self.forget_route(ip);
+        }
+    }
+
+    pub(crate) fn forget_route(&mut self, ip: Ipv4Addr) {
         if let Some(route) = self.routes.by_ip.remove(&ip) {
             self.bridge.forbid(route.peer, ip);
             self.dns.forget(ip);
@@ -157,14 +201,19 @@ impl Engine {
         }
     }
 
-    /// Routes to peers we talk to are asked for again before they end; the others end.
+    /// Routes to peers we talk to are asked for again before they end; the others end. Called before anything is
+    /// forwarded, because a timer may fire late.
     pub(crate) fn expire_routes(&mut self, now: Now) {
+        let first = [self.routes.ends, self.routes.ages].into_iter().flatten().min();
+        if first.is_none_or(|first| first > now.owner) {
+            return;
+        }
         let due: Vec<(Ipv4Addr, PeerId, bool)> = self
             .routes
             .by_ip
             .iter()
-            .filter(|(_, route)| route.refresh <= now.mono || route.until <= now.mono)
-            .map(|(ip, route)| (*ip, route.peer, route.until <= now.mono))
+            .filter(|(_, route)| route.refresh <= now.owner || route.until <= now.owner)
+            .map(|(ip, route)| (*ip, route.peer, route.until <= now.owner))
             .collect();
         for (ip, peer, ended) in due {
             if ended {
@@ -172,9 +221,15 @@ impl Engine {
             } else if let Some(route) = self.routes.by_ip.get_mut(&ip) {
                 route.refresh = route.until;
                 if self.peers.is_up(&peer) {
-                    self.resolve(ip, now);
+                    self.read_route(ip, now);
                 }
             }
         }
+        self.routes.ends = self.routes.by_ip.values().map(|route| route.until).min();
+        self.routes.ages = self.routes.by_ip.values().map(|route| route.refresh).min();
     }
+}
+
+fn after(time: OwnerTime, duration: Duration) -> OwnerTime {
+    OwnerTime(time.0.saturating_add(duration))
 }

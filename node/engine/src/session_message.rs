@@ -8,6 +8,13 @@
 //! | 17 `NoLease` | address 4 | you sent from this address and have not proven it |
 //! | 18 `Ping` | number `u64` | `overlay ping` |
 //! | 19 `Pong` | number `u64` | its answer |
+//! | 20 `NotOwner` | address 4, lease certificate or nothing | you sent to this address, which is not mine; it is of whom this names |
+//! | 21 `Supersede` | lease certificate | what you go by is older than this |
+//! | 22 `NoRecord` | address 4 | you prove this address to me, and the register says that nobody has it |
+//!
+//! The last three let stale knowledge heal itself. Nothing in them is believed: a certificate is checked, and an address
+//! that a peer says is not its own is only taken from that peer. None is sent, or acted upon, more than once a second for
+//! one peer and address, nor more than eight times a second to one peer.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -25,6 +32,9 @@ const LEASE: u8 = 16;
 const NO_LEASE: u8 = 17;
 const PING: u8 = 18;
 const PONG: u8 = 19;
+const NOT_OWNER: u8 = 20;
+const SUPERSEDE: u8 = 21;
+const NO_RECORD: u8 = 22;
 
 /// Certificates in one message; a router with more hosts sends several messages.
 const MAX_LEASES: usize = 16;
@@ -36,6 +46,9 @@ enum SessionMessage<'m> {
     NoLease(Ipv4Addr),
     Ping(u64),
     Pong(u64),
+    NotOwner(Ipv4Addr, Option<&'m [u8]>),
+    Supersede(&'m [u8]),
+    NoRecord(Ipv4Addr),
 }
 
 impl<'m> SessionMessage<'m> {
@@ -44,11 +57,22 @@ impl<'m> SessionMessage<'m> {
         match *subtype {
             LEASE => Some(Self::Leases(parse_leases(rest)?)),
             NO_LEASE => Some(Self::NoLease(Ipv4Addr::from(<[u8; 4]>::try_from(rest).ok()?))),
+            NO_RECORD => Some(Self::NoRecord(Ipv4Addr::from(<[u8; 4]>::try_from(rest).ok()?))),
+            SUPERSEDE => Some(Self::Supersede(parse_certificate(rest)?)),
+            NOT_OWNER => {
+                let (ip, rest) = rest.split_first_chunk::<4>()?;
+                let certificate = if rest.is_empty() { None } else { Some(parse_certificate(rest)?) };
+                Some(Self::NotOwner(Ipv4Addr::from(*ip), certificate))
+            }
             PING => Some(Self::Ping(u64::from_be_bytes(rest.try_into().ok()?))),
             PONG => Some(Self::Pong(u64::from_be_bytes(rest.try_into().ok()?))),
             _ => None,
         }
     }
+}
+
+fn parse_certificate(rest: &[u8]) -> Option<&[u8]> {
+    (!rest.is_empty() && rest.len() <= MAX_CERTIFICATE).then_some(rest)
 }
 
 fn parse_leases(mut rest: &[u8]) -> Option<Vec<(Duration, &[u8])>> {
@@ -101,6 +125,18 @@ impl Engine {
             }
             Some(SessionMessage::Ping(number)) => self.send_numbered(peer, PONG, number, now),
             Some(SessionMessage::Pong(number)) => self.ponged(peer, number, now),
+            Some(SessionMessage::NotOwner(ip, certificate)) => {
+                if let Some(certificate) = certificate {
+                    self.newer_shown(peer, certificate, now);
+                }
+                self.not_owner(peer, ip, now);
+            }
+            Some(SessionMessage::Supersede(certificate)) => self.newer_shown(peer, certificate, now),
+            Some(SessionMessage::NoRecord(ip)) => {
+                if self.hosts.bound.contains_key(&ip) && self.renewed.take(ip, now.mono) {
+                    self.tell(Command::Renew { ip });
+                }
+            }
             None => self.count("bad-session-message"),
         }
     }
@@ -113,13 +149,68 @@ impl Engine {
         if self.shown_again(from, certificate, remaining, now) {
             return;
         }
-        if !self.peers.entry(from).is_some_and(|peer| peer.certificates.take(now.mono)) {
-            return self.count("lease-flood");
+        if self.is_outdated(from, certificate, now) || !self.may_show(from, now) {
+            return;
         }
         let certificate = certificate.to_vec();
         let pending = Pending::CheckLease { peer: from, certificate: certificate.clone() };
         // What is not given is counted; the peer shows it again when it is asked.
         let _given = self.command(pending, |id| Command::CheckLease { id, from, certificate, remaining });
+    }
+
+    /// Whether one more certificate of this peer is worth a check.
+    fn may_show(&mut self, from: PeerId, now: Now) -> bool {
+        let may = self.peers.entry(from).is_some_and(|peer| peer.certificates.take(now.mono));
+        if !may {
+            self.count("lease-flood");
+        }
+        may
+    }
+
+    /// A certificate that a peer says is newer than what we go by, be it our own lease or a route.
+    fn newer_shown(&mut self, from: PeerId, certificate: &[u8], now: Now) {
+        if !self.is_outdated(from, certificate, now) && self.may_show(from, now) {
+            self.tell(Command::Supersede { certificate: certificate.to_vec() });
+        }
+    }
+
+    /// Shows a peer that somebody else has an address: by our own lease, or by the newest that we know.
+    pub(crate) fn show_newer(&mut self, to: PeerId, ip: Ipv4Addr, now: Now) {
+        let Some(certificate) = self.newest_certificate(ip, &to) else { return };
+        if self.may_tell(to, SUPERSEDE, ip, now) {
+            let message = [&[SUPERSEDE], &certificate[..]].concat();
+            self.tunnel.send(to, Kind::Control, &message, now.mono);
+        }
+    }
+
+    /// Tells a peer that an address it sends to is not here, and of whom it is if we know.
+    pub(crate) fn say_not_owner(&mut self, to: PeerId, ip: Ipv4Addr, now: Now) {
+        if self.may_tell(to, NOT_OWNER, ip, now) {
+            let certificate = self.newest_certificate(ip, &to).unwrap_or_default();
+            let message = [&[NOT_OWNER], &ip.octets()[..], &certificate].concat();
+            self.tunnel.send(to, Kind::Control, &message, now.mono);
+        }
+    }
+
+    /// Tells a peer that the register knows nothing of the address that it proves.
+    pub(crate) fn say_no_record(&mut self, to: PeerId, ip: Ipv4Addr, now: Now) {
+        if self.may_tell(to, NO_RECORD, ip, now) {
+            let message = [&[NO_RECORD], &ip.octets()[..]].concat();
+            self.tunnel.send(to, Kind::Control, &message, now.mono);
+        }
+    }
+
+    /// One address once a second, and not too many addresses: whoever is mistaken about thousands is not helped by us.
+    fn may_tell(&mut self, to: PeerId, what: u8, ip: Ipv4Addr, now: Now) -> bool {
+        let Some(peer) = self.peers.entry(to) else { return false };
+        self.told.take((to, what, ip), now.mono) && peer.told.take(now.mono)
+    }
+
+    /// What proves that somebody else than this peer has the address.
+    fn newest_certificate(&self, ip: Ipv4Addr, to: &PeerId) -> Option<Vec<u8>> {
+        let ours = self.hosts.bound.get(&ip).map(|host| &host.lease.certificate);
+        let known = self.fences.newest(ip).filter(|newest| newest.owner != *to).map(|newest| &newest.certificate);
+        ours.or(known).filter(|certificate| certificate.len() <= MAX_CERTIFICATE).cloned()
     }
 
     /// Proves all our addresses to one peer.
@@ -175,6 +266,24 @@ mod tests {
         for cut in (1..bytes.len()).filter(|cut| !whole.contains(cut)) {
             assert!(SessionMessage::parse(&bytes[..cut]).is_none(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn what_heals_stale_knowledge_is_parsed_whole_or_not_at_all() {
+        let not_owner = [&[NOT_OWNER, 10, 70, 0, 9][..], b"certificate"].concat();
+        let parsed = SessionMessage::parse(&not_owner);
+        assert!(
+            matches!(parsed, Some(SessionMessage::NotOwner(ip, Some(b"certificate"))) if ip.octets() == [10, 70, 0, 9])
+        );
+        assert!(matches!(SessionMessage::parse(&not_owner[..5]), Some(SessionMessage::NotOwner(_, None))));
+        let too_long = [&not_owner[..5], &[0; MAX_CERTIFICATE + 1]].concat();
+        for bad in
+            [&not_owner[..4], &[NOT_OWNER], &too_long, &[SUPERSEDE], &[NO_RECORD, 1, 2, 3], &[NO_RECORD, 1, 2, 3, 4, 5]]
+        {
+            assert!(SessionMessage::parse(bad).is_none(), "{bad:?}");
+        }
+        assert!(matches!(SessionMessage::parse(&[SUPERSEDE, 1]), Some(SessionMessage::Supersede([1]))));
+        assert!(matches!(SessionMessage::parse(&[NO_RECORD, 1, 2, 3, 4]), Some(SessionMessage::NoRecord(_))));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bridge::Local;
-use dht::clock::OwnerTime;
+use dht::clock::{Now, OwnerTime};
 use libp2p_identity::PeerId;
 use tunnel::Session;
 
@@ -29,13 +29,16 @@ pub struct Snapshot {
     pub sending: HashMap<PeerId, Path>,
     /// All confirmed sessions, by the index in arriving datagrams.
     pub receiving: HashMap<u32, Path>,
-    /// From here on some address in `local` is no longer ours: nothing may be forwarded before the engine has looked.
+    /// From here on some address in `local` may be no longer ours, or no longer the peer's: nothing may be forwarded before
+    /// the engine has looked.
     pub lapses: Option<OwnerTime>,
+    /// How often the clocks had jumped ([`Now::jumps`]); with the next jump all of it lapses.
+    pub jumps: u32,
 }
 
 impl Snapshot {
-    /// Whether every address in it may still be used at this time.
-    pub fn is_usable(&self, now: OwnerTime) -> bool {
-        self.lapses.is_none_or(|end| now < end)
+    /// Whether every address in it may still be used at this time. To be asked once for each batch.
+    pub fn is_usable(&self, now: &Now) -> bool {
+        self.jumps == now.jumps && self.lapses.is_none_or(|end| now.owner < end)
     }
 }

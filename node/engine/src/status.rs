@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Addressing;
 use crate::engine::{Engine, Event};
+use crate::standing::{Basis, Standing, ViewStatus};
 
 /// A peer is listed this long after its last session.
 const LISTED: Duration = Duration::from_secs(3600);
@@ -111,6 +112,12 @@ pub struct NamespaceStatus {
     pub zone: String,
     /// Where DHCP and DNS answer.
     pub dns: Ipv4Addr,
+    /// What is no trouble yet, and what to do about it.
+    #[serde(default)]
+    pub warning: Option<String>,
+    /// Whether this node is a replica, or why it is none.
+    #[serde(default)]
+    pub candidacy: Option<String>,
     /// The lease of this node's own address.
     pub lease: Option<LeaseStatus>,
     /// The replicas of the shard of this node's own address.
@@ -130,15 +137,9 @@ pub struct LeaseStatus {
     pub token: String,
     /// How long it goes on without a renewal, seconds.
     pub remaining_s: u64,
-}
-
-/// A view as status shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ViewStatus {
-    /// Its number.
-    pub number: u64,
-    /// Its replicas.
-    pub members: Vec<String>,
+    /// What it rests on.
+    #[serde(default)]
+    pub basis: Option<Basis>,
 }
 
 /// An address that this machine holds.
@@ -154,6 +155,9 @@ pub struct HostStatus {
     pub remaining_s: u64,
     /// The fencing token.
     pub token: String,
+    /// What the lease rests on.
+    #[serde(default)]
+    pub basis: Option<Basis>,
 }
 
 /// Another member.
@@ -195,6 +199,8 @@ impl NamespaceStatus {
             hostname: None,
             zone: String::new(),
             dns: Ipv4Addr::UNSPECIFIED,
+            warning: None,
+            candidacy: None,
             lease: None,
             view: None,
             hosts: Vec::new(),
@@ -205,10 +211,12 @@ impl NamespaceStatus {
 }
 
 impl Engine {
-    /// The engine's part of the status; the shell adds the TAP and the view.
+    /// The engine's part of the status; the shell adds the TAP.
     pub fn status(&self, now: Now) -> NamespaceStatus {
         let own = self.hosts.own();
         let remaining = |lease: &dht::Lease| lease.usable_until.0.saturating_sub(now.owner.0).as_secs();
+        let basis = |lease: &dht::Lease| self.standing.as_ref().and_then(|standing| standing.basis(&lease.key, now));
+        let view = self.standing.as_ref().map(|standing| standing.view(now));
         NamespaceStatus {
             name: self.config.name.clone(),
             id: dht::sign::NamespaceId(self.config.namespace).to_string(),
@@ -222,9 +230,14 @@ impl Engine {
             hostname: self.names.own.clone(),
             zone: self.config.zone.clone(),
             dns: self.config.service,
-            lease: own
-                .map(|host| LeaseStatus { token: host.lease.token.to_string(), remaining_s: remaining(&host.lease) }),
-            view: None,
+            warning: view.as_ref().and_then(ViewStatus::warning),
+            candidacy: self.standing.as_ref().map(Standing::candidacy),
+            lease: own.map(|host| LeaseStatus {
+                token: host.lease.token.to_string(),
+                remaining_s: remaining(&host.lease),
+                basis: basis(&host.lease),
+            }),
+            view,
             hosts: self
                 .hosts
                 .bound
@@ -235,6 +248,7 @@ impl Engine {
                     hostname: host.name.clone(),
                     remaining_s: remaining(&host.lease),
                     token: host.lease.token.to_string(),
+                    basis: basis(&host.lease),
                 })
                 .collect(),
             peers: self.peer_status(now),
@@ -281,15 +295,38 @@ impl Engine {
 
     /// What the user should know beyond the state's word: who does not answer, since when, and what ends when.
     fn cause(&self, now: Now) -> Option<String> {
-        let silent = self.quorum.why.as_ref().filter(|_| self.quorum.is_silent(now)).map(|why| {
-            let since = self.quorum.since.map_or(0, |since| now.mono.saturating_duration_since(since).as_secs());
-            let end = self.hosts.own().map(|host| host.lease.usable_until.0.saturating_sub(now.owner.0).as_secs());
-            let end = end.map_or(String::new(), |end| format!("; the address ends in {end} s unless it does"));
-            format!("{why}, for {since} s{end}")
-        });
+        let silent = self.is_cut_off(now).then(|| self.silence(now));
         let ours =
             || [&self.hosts.last_error, &self.hosts.clients_error, &self.names.trouble].into_iter().flatten().next();
         silent.or_else(|| ours().cloned())
+    }
+
+    /// Whether nothing can be granted or renewed: the register does not answer, or this replica is in a minority.
+    fn is_cut_off(&self, now: Now) -> bool {
+        self.quorum.is_silent(now) || self.standing.as_ref().is_some_and(|standing| standing.is_minority(&self.me))
+    }
+
+    fn silence(&self, now: Now) -> String {
+        let known = self.standing.as_ref().and_then(|standing| standing.view(now).silence());
+        let since = match (self.quorum.since.filter(|_| !self.quorum.reachable), &self.standing) {
+            (Some(since), _) => Some(since),
+            (None, Some(standing)) => standing.missed_since(),
+            (None, None) => None,
+        };
+        let since = since.map_or(0, |since| now.mono.saturating_duration_since(since).as_secs());
+        let who = known.unwrap_or_else(|| {
+            let why = self.quorum.why.clone().unwrap_or_else(|| "the register does not answer".into());
+            format!("{why}, for {since} s")
+        });
+        let ends = |own: bool| {
+            let of = self.hosts.bound.values().filter(|host| host.own == own);
+            of.map(|host| host.lease.usable_until.0.saturating_sub(now.owner.0).as_secs()).min()
+        };
+        match (ends(true), ends(false)) {
+            (Some(end), _) => format!("{who}; the address ends in {end} s unless that changes"),
+            (None, Some(end)) => format!("{who}; addresses in use stay, the first of them for {end} s"),
+            (None, None) => format!("{who}; addresses that others use stay until their leases end"),
+        }
     }
 
     pub(crate) fn note_state(&mut self, now: Now) {
@@ -303,7 +340,7 @@ impl Engine {
     }
 
     fn current_state(&self, now: Now) -> State {
-        let reachable = !self.quorum.is_silent(now);
+        let reachable = !self.is_cut_off(now);
         match (self.config.addressing, self.hosts.own().is_some()) {
             (Addressing::Own, true) if reachable => State::Bound,
             (Addressing::Own, true) => State::Renewing,

@@ -14,6 +14,11 @@ use dht::{ClaimError, ClientId, Command, CommandId, Lease, LeaseKey, NamespaceId
 use libp2p_identity::PeerId;
 use tunnel::{Candidate, CandidateKind, Kind, Tunnel};
 
+mod lapse;
+mod parties;
+mod stale;
+mod standing;
+
 use crate::engine::Pending;
 use crate::{Addressing, Config, Engine, Event, Hostname, Output, Reply, Request, RequestId, State};
 
@@ -36,6 +41,7 @@ fn origin() -> Now {
         replica: ReplicaTime::default(),
         boot: BootId([0; 16]),
         unix_s: 1_800_000_000,
+        jumps: 0,
     }
 }
 
@@ -335,12 +341,12 @@ fn an_unproven_source_is_asked_and_delivered_after_its_proof() {
 #[test]
 fn an_address_whose_lease_ended_is_used_no_more() {
     let mut lab = Lab::connected();
-    lab.prove(secs(7200), &certificate(THEIRS, 1));
     lab.pass(LEASE - secs(1));
+    lab.prove(secs(7200), &certificate(THEIRS, 1));
     let snapshot = lab.engine.snapshot();
-    assert!(snapshot.is_usable(lab.now.owner));
+    assert!(snapshot.is_usable(&lab.now));
     lab.pass(secs(1));
-    assert!(!snapshot.is_usable(lab.now.owner));
+    assert!(!snapshot.is_usable(&lab.now));
     // No timer has fired yet.
     lab.forget();
     lab.frame(THEIRS);

@@ -92,11 +92,14 @@ pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
         }
         let status = running.status().await?;
         findings.push(state_finding(&name, status.state, status.cause.as_deref()));
-        if status.view.as_ref().is_some_and(|view| view.members.len() == 1) {
+        if let Some(warning) = status.warning {
             findings.push(Finding::bad(
-                format!("{name}: one machine alone keeps the register"),
-                "keep the machine that created the namespace running: while it is off, nothing is granted or renewed",
+                format!("{name}: {warning}"),
+                "keep the replicas running, and add members that are always on and that others can reach",
             ));
+        }
+        if let Some(candidacy) = status.candidacy {
+            findings.push(Finding::good(format!("{name}: role of this node: {candidacy}")));
         }
         for peer in status.peers.iter().filter(|peer| peer.path == "none") {
             let why = peer.why.as_deref().unwrap_or("no address of it answered");

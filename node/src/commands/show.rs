@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::bail;
-use engine::{HostStatus, NamespaceStatus, PeerStatus, Reply};
+use engine::{Basis, HostStatus, NamespaceStatus, PeerStatus, Reply};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -47,17 +47,37 @@ fn namespace_lines(status: &NamespaceStatus) -> Vec<String> {
     row("dns", status.dns.to_string());
     if let Some(lease) = &status.lease {
         row("lease", format!("{} more unless renewed, token {}", duration(lease.remaining_s), lease.token));
+        if let Some(basis) = &lease.basis {
+            row("", basis_text(basis));
+        }
     }
     if let Some(view) = &status.view {
         row("view", format!("{} of {} {}", view.number, view.members.len(), plural(view.members.len(), "replica")));
-        if view.members.len() == 1 {
-            row("", "while that machine sleeps, nothing is granted or renewed".into());
+        for silent in &view.silent {
+            row("", format!("{} does not answer, for {}", silent.peer_id, duration(silent.silent_s)));
         }
+    }
+    if let Some(candidacy) = &status.candidacy {
+        row("role", candidacy.clone());
+    }
+    if let Some(warning) = &status.warning {
+        row("warning", warning.clone());
     }
     for peer in &status.peers {
         row("peer", peer_line(peer));
     }
     lines
+}
+
+/// What a lease rests on, in one line.
+fn basis_text(basis: &Basis) -> String {
+    let renewal = match basis.renewal_s {
+        Some(0) => "being renewed".into(),
+        Some(seconds) => format!("renewed in {}", duration(seconds)),
+        None => "ends unless it is claimed again".into(),
+    };
+    let (answered, all) = (basis.answered.len(), basis.members.len());
+    format!("granted by {answered} of {all} {} of view {}, {renewal}", plural(all, "replica"), basis.view)
 }
 
 pub(crate) fn peers(state: &Path, namespace: Option<String>, json: bool) -> anyhow::Result<()> {
@@ -89,8 +109,9 @@ pub(crate) fn leases(state: &Path, namespace: Option<String>, json: bool) -> any
     }
     for host in all {
         let name = host.hostname.as_deref().unwrap_or("-");
+        let basis = host.basis.as_ref().map_or(String::new(), |basis| format!("  {}", basis_text(basis)));
         report::line(&format!(
-            "{:<15} {}  {name:<20} {}  token {}",
+            "{:<15} {}  {name:<20} {}  token {}{basis}",
             host.ip,
             host.mac,
             duration(host.remaining_s),
@@ -185,6 +206,20 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lease_says_who_granted_it_and_when_it_is_renewed() {
+        let basis = |renewal_s| Basis {
+            view: 4,
+            members: ["a", "b", "c"].map(String::from).to_vec(),
+            answered: ["a", "c"].map(String::from).to_vec(),
+            renewal_s,
+        };
+        let granted = "granted by 2 of 3 replicas of view 4";
+        assert_eq!(basis_text(&basis(Some(7300))), format!("{granted}, renewed in 2 h 1 min"));
+        assert_eq!(basis_text(&basis(Some(0))), format!("{granted}, being renewed"));
+        assert_eq!(basis_text(&basis(None)), format!("{granted}, ends unless it is claimed again"));
+    }
 
     #[test]
     fn each_ping_names_its_path_to_programs() {

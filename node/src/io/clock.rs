@@ -3,26 +3,34 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
-use dht::clock::{BootId, LeaseClocks, Now, Reading};
+use dht::clock::{BootId, JumpWatch, LeaseClocks, Now, Reading};
 use rustix::time::{ClockId, clock_gettime};
+
+/// Clocks that were read within this count as read at one moment.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// The machine's clocks, shared by all threads.
 pub(crate) struct SystemClock {
     boot: BootId,
-    leases: Mutex<LeaseClocks>,
+    leases: Mutex<(LeaseClocks, JumpWatch)>,
 }
 
 impl SystemClock {
     /// Starts the lease clocks. Without the kernel's boot id every start counts as another boot: leases lapse
     /// until renewed, which is the safe side.
     pub(crate) fn start() -> Self {
-        Self { boot: boot_id(), leases: Mutex::new(LeaseClocks::new(reading())) }
+        let (reading, wall_clock) = at_one_moment();
+        Self { boot: boot_id(), leases: Mutex::new((LeaseClocks::new(reading), JumpWatch::new(reading, wall_clock))) }
     }
 
     /// All clocks at this moment.
     pub(crate) fn now(&self) -> Now {
-        let (owner, replica) = self.leases.lock().unwrap_or_else(std::sync::PoisonError::into_inner).advance(reading());
-        Now { mono: monotonic(), owner, replica, boot: self.boot, unix_s: wall().as_secs() }
+        let mut leases = self.leases.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (clocks, watch) = &mut *leases;
+        let (reading, wall_clock) = at_one_moment();
+        let (owner, replica) = clocks.advance(reading);
+        let jumps = watch.look(reading, wall_clock);
+        Now { mono: monotonic(), owner, replica, boot: self.boot, unix_s: wall_clock.as_secs(), jumps }
     }
 }
 
@@ -38,11 +46,22 @@ pub(crate) fn wall() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
+/// The kernel's clocks and the wall clock. A thread may be paused between two of them, which would look like a jump.
+fn at_one_moment() -> (Reading, Duration) {
+    loop {
+        let (first, wall_clock) = (reading(), wall());
+        if read(ClockId::Boottime).saturating_sub(first.boottime) < AT_ONCE {
+            return (first, wall_clock);
+        }
+    }
+}
+
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 fn reading() -> Reading {
-    let read = |clock| {
-        let time = clock_gettime(clock);
-        Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
-    };
     Reading { boottime: read(ClockId::Boottime), monotonic: read(ClockId::Monotonic), raw: read(ClockId::MonotonicRaw) }
 }
 

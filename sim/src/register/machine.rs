@@ -39,6 +39,7 @@ pub(super) enum Input {
     /// The connection is over, or never came to be.
     Gone {
         peer: usize,
+        number: u64,
     },
     DialledBack {
         peer: usize,
@@ -164,6 +165,11 @@ impl Machine {
             Process::Live(namespace) => Some(namespace),
             Process::Off | Process::Joiner(_) => None,
         }
+    }
+
+    /// Whether it is a replica that has all that it needs.
+    pub(super) fn serves(&self, at: Duration) -> bool {
+        self.namespace().is_some_and(|namespace| namespace.serves(0, self.glance(at)))
     }
 
     /// The lease that its process would use at this moment, were it to look.

@@ -227,7 +227,8 @@ impl World {
         let Some(members) = newest else { return false };
         let here = |member: &Member| {
             let machine = self.machines.iter().find(|m| Some(m.peer) == member.identity.peer_id());
-            machine.and_then(|m| m.namespace()).is_some_and(|n| n.membership().store_id() == member.store_id)
+            let serves = machine.is_some_and(|m| m.serves(self.time));
+            serves && machine.and_then(|m| m.namespace()).is_some_and(|n| n.membership().store_id() == member.store_id)
         };
         let others = members.iter().filter(|member| member.identity.peer_id() != Some(peer));
         let (all, there) = others.fold((0, 0), |(all, there), member| (all + 1, there + usize::from(here(member))));

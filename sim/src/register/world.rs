@@ -229,9 +229,16 @@ impl World {
         for peer in 0..self.machines.len() {
             if self.machines[peer].links.contains_key(&node) {
                 let delay = Duration::from_millis(self.rng.random_range(10..6000));
-                let life = self.machines[peer].life;
-                self.later(delay, What::Input { node: peer, life, input: Input::Gone { peer: node } });
+                self.end_link(peer, node, delay);
             }
+        }
+    }
+
+    /// One end of a connection notices, after a while, that it is over: this very connection, not a later one.
+    fn end_link(&mut self, node: usize, peer: usize, delay: Duration) {
+        if let Some(number) = self.machines[node].links.get(&peer).map(|link| link.number) {
+            let life = self.machines[node].life;
+            self.later(delay, What::Input { node, life, input: Input::Gone { peer, number } });
         }
     }
 
@@ -306,7 +313,7 @@ impl World {
                 let failed =
                     self.machines[node].links.get(&peer).is_some_and(|link| !link.open && link.number == number);
                 if failed {
-                    self.input(node, Input::Gone { peer });
+                    self.input(node, Input::Gone { peer, number });
                 }
             }
         }
@@ -352,6 +359,10 @@ impl World {
     }
 
     fn set_timer(&mut self, node: usize) {
+        if !self.machines[node].is_awake() || self.machines[node].held.is_some() {
+            // Whatever ends that looks at the time again.
+            return;
+        }
         let Some(due) = self.machines[node].due() else { return };
         let due = due.max(self.time + Duration::from_micros(100));
         if self.machines[node].wake.is_none_or(|wake| due < wake || wake <= self.time) {
@@ -382,9 +393,11 @@ impl World {
             Input::Hello { from, request } => {
                 let peer = peer_of(&self.machines, from);
                 if let Ok(response) = self.machines[node].handle_hello(peer, &request, at) {
-                    self.machines[node].links.entry(from).or_default().open = true;
-                    // After what was to be written for it.
-                    self.carry_after(node, from, Input::Answer { from: node, response });
+                    self.next += 1;
+                    let number = self.next;
+                    let link = self.machines[node].links.entry(from).or_default();
+                    (link.open, link.number) = (true, number);
+                    self.carry(node, from, Input::Answer { from: node, response });
                 }
             }
             Input::Answer { from, response } => {
@@ -403,8 +416,14 @@ impl World {
                 let peer = peer_of(&self.machines, from);
                 self.machines[node].handle_message(peer, &message, at);
             }
-            Input::Gone { peer } => {
+            Input::Gone { peer, number } => {
+                if self.machines[node].links.get(&peer).is_none_or(|link| link.number != number) {
+                    return;
+                }
                 self.machines[node].links.remove(&peer);
+                // The other end notices, too.
+                let delay = Duration::from_millis(self.rng.random_range(1..8000));
+                self.end_link(peer, node, delay);
                 let peer = peer_of(&self.machines, peer);
                 self.machines[node].handle_gone(peer, at);
             }
@@ -419,11 +438,6 @@ impl World {
                 self.machines[node].with_namespace(at, |it, now| it.handle_command(command, now));
             }
         }
-    }
-
-    /// Sends once the disk has what precedes it; here the answer may as well be late as anything.
-    fn carry_after(&mut self, node: usize, to: usize, input: Input) {
-        self.carry(node, to, input);
     }
 
     fn carry(&mut self, from: usize, to: usize, input: Input) {
@@ -518,11 +532,17 @@ impl World {
                 self.check_alone(node, &lease.key);
             }
             Event::LeaseLost { key, why } => {
+                // From here on it does not use it, and may give it back unseen.
                 self.counts.losses += 1;
+                self.history.released(node, &key, at);
                 self.say(|| format!("n{node} loses {key}: {why}"));
             }
             Event::Resolved { id, outcome } => {
-                self.say(|| format!("n{node} reads {outcome:?}"));
+                self.say(|| match &outcome {
+                    dht::Resolution::Found { ip, token, owner, .. } => format!("n{node} reads {ip} {token} of {owner}"),
+                    dht::Resolution::Absent => format!("n{node} reads nobody"),
+                    dht::Resolution::Unknown => format!("n{node} reads nothing"),
+                });
                 self.counts.reads += u64::from(!matches!(outcome, dht::Resolution::Unknown));
                 self.history.read(id.0, &outcome, at);
             }
@@ -589,8 +609,7 @@ impl World {
             for (node, peer) in [(*a, *b), (*b, *a)] {
                 if self.machines[node].links.contains_key(&peer) {
                     let delay = Duration::from_millis(self.rng.random_range(3000..12_000));
-                    let life = self.machines[node].life;
-                    self.later(delay, What::Input { node, life, input: Input::Gone { peer } });
+                    self.end_link(node, peer, delay);
                 }
             }
         }
@@ -600,6 +619,13 @@ impl World {
     /// Whether this machine's process is a member by now.
     pub fn is_member(&self, node: usize) -> bool {
         matches!(self.machines[node].process, Process::Live(_))
+    }
+
+    /// How a machine stands in the newest view that it knows, for people.
+    pub fn describe(&self, node: usize) -> String {
+        let machine = &self.machines[node];
+        let now = machine.glance(self.time);
+        machine.namespace().map_or_else(|| "off".to_owned(), |namespace| namespace.describe(0, now))
     }
 
     /// How many machines there are.

@@ -169,6 +169,7 @@ pub(super) fn now_at(origin: Instant, time: Duration) -> Now {
         owner: OwnerTime(time),
         replica: ReplicaTime(time),
         boot: BootId([1; 16]),
+        jumps: 0,
         unix_s: 1_800_000_000 + time.as_secs(),
     }
 }

@@ -139,5 +139,8 @@ fn all(arguments: &Arguments) -> ExitCode {
         totals.messages
     );
     println!("faults: {:?}", totals.faults);
+    let lived = next.load(Ordering::Relaxed).min(end) - arguments.first;
+    let word = if totals.failed == 0 { "ok" } else { "FAILED" };
+    println!("test result: {word}. {} passed; {} failed; 0 ignored", lived - totals.failed, totals.failed);
     if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -326,7 +326,14 @@ impl World {
             while let Some(output) = self.machines[node].poll_output() {
                 match output {
                     Output::Persist(more) => writes.extend(more),
-                    wish => wishes.push(wish),
+                    wish @ (Output::Send { .. }
+                    | Output::Admit { .. }
+                    | Output::Refuse { .. }
+                    | Output::Dial { .. }
+                    | Output::Publish { .. }
+                    | Output::Seek { .. }
+                    | Output::DialBack { .. }
+                    | Output::Event(_)) => wishes.push(wish),
                 }
             }
             let joined = self.take_joined(node, &mut writes);
@@ -509,6 +516,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only what is judged is looked at")]
     fn observe(&mut self, node: usize, event: Event) {
         let at = self.time;
         match event {

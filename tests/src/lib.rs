@@ -10,11 +10,16 @@
 
 pub mod dhcp_client;
 mod lab;
+pub mod nemesis;
+mod nine;
 mod node;
 mod process;
+pub mod trace;
 pub mod wait;
+pub mod watcher;
 
 pub use lab::{Lab, Nat, Router};
+pub use nine::{Nine, Way, view_members};
 pub use node::{Node, Ready, overlay_binary};
 pub use process::{Finished, Process};
 
@@ -26,9 +31,13 @@ use std::io::Write;
 /// The machine cannot run kernel tests (and was not told to skip them), or the namespaces cannot be made.
 pub fn lab(name: &str) -> anyhow::Result<Option<Lab>> {
     if std::env::var("OVERLAY_SKIP_KERNEL_TESTS").is_ok_and(|value| value == "1") {
-        // Not eprintln: the test harness would swallow it.
-        let _ = writeln!(std::io::stderr(), "SKIPPED {name}: OVERLAY_SKIP_KERNEL_TESTS=1");
+        say(&format!("SKIPPED {name}: OVERLAY_SKIP_KERNEL_TESTS=1"));
         return Ok(None);
     }
     Ok(Some(Lab::new(name)?))
+}
+
+/// A line for whoever watches the tests run; the test harness would swallow other output.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -23,7 +23,7 @@ use crate::lan::Lan;
 use crate::message::MessageCodec;
 
 /// A connection that nothing goes over and nobody wants to keep.
-const IDLE: Duration = Duration::from_secs(20);
+const IDLE: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(20) };
 /// Below the 30 s after which the shortest NAT mappings end, and no more often than every 25 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// Two keep-alives lost and a bit.
@@ -39,8 +39,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const MOST_PENDING: u32 = 64;
 const MOST_ESTABLISHED: u32 = 1024;
-/// Two are kept; a third is let in so that a peer that restarted can replace a connection that died unseen.
-const MOST_PER_PEER: u32 = 4;
+/// Two are kept; a third is let in so that a peer that restarted can replace a connection that died unseen. And one each way
+/// may be there only to see whether it can be made.
+const MOST_PER_PEER: u32 = 6;
 
 #[cfg(not(test))]
 type OnLan = Toggle<mdns::tokio::Behaviour>;
@@ -163,7 +164,7 @@ fn kademlia(me: PeerId, protocol: StreamProtocol) -> kad::Behaviour<MemoryStore>
     let store = MemoryStore::with_config(
         me,
         MemoryStoreConfig {
-            max_records: hints::MOST,
+            max_records: hints::MOST + hints::MOST_OWN,
             max_value_bytes: hints::LONGEST,
             max_provided_keys: 0,
             max_providers_per_key: 0,

@@ -19,6 +19,9 @@ use crate::listen::resolve;
 const CARE: Duration = Duration::from_secs(30);
 /// Pause between attempts at a contact whose name is not known.
 const CONTACT_PAUSE: Duration = Duration::from_secs(5);
+/// Between attempts at a peer that is away, at most. Replicas need each other to decide anything, and they are few.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE_OF_FELLOWS: Duration = Duration::from_secs(10);
 /// Remembered peers tried at once when nobody is connected.
 const MOST_REMEMBERED: usize = 3;
 
@@ -197,7 +200,9 @@ impl<C: Clocks> Driver<C> {
             return;
         }
         let now = self.now();
-        let dropped = self.dialer.give_up(peer, now.mono);
+        let (voters, _) = self.machine.view();
+        let longest = if self.links.is_fellow(&voters, peer) { LONGEST_PAUSE_OF_FELLOWS } else { LONGEST_PAUSE };
+        let dropped = self.dialer.give_up(peer, longest, now.mono);
         tracing::debug!(%peer, dropped, "cannot be reached");
         if !self.links.has(peer) {
             self.machine.handle_gone(peer, now);
@@ -205,14 +210,15 @@ impl<C: Clocks> Driver<C> {
         self.next_care = self.next_care.min(now.mono + Duration::from_secs(1));
     }
 
-    /// Sees to the connections that ought to stand: to the voters, and to anybody if there is none.
+    /// Sees to the connections that ought to stand: to voters, and to anybody if there is none.
     pub(crate) fn take_care(&mut self) {
         let now = self.now().mono;
         let (voters, range) = self.machine.view();
         if let Some(range) = range {
             self.filter.add_virtual_range(range);
         }
-        let mut wanted: Vec<PeerId> = voters;
+        let dialer = &self.dialer;
+        let mut wanted = self.links.voters_to_keep(&voters, |peer| dialer.is_hard(peer));
         if !self.machine.is_joiner() && self.is_lonely() {
             wanted.extend(self.book.latest().into_iter().take(MOST_REMEMBERED));
             wanted.extend(self.dialer.on_lan(now));

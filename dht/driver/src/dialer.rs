@@ -22,7 +22,12 @@ const MOST_ADDRESSES: usize = 16;
 const MOST_GREETINGS: u32 = 16;
 /// Between attempts that this node makes by itself.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// And at most after connections that the other side did not keep.
+const LONGEST_UNKEPT: Duration = Duration::from_secs(60);
+/// A connection that ended within this time was not kept.
+const UNKEPT: Duration = Duration::from_secs(45);
+/// A peer that failed so often in a row is hard to reach.
+const HARD: u32 = 3;
 /// Between attempts that the state machine asks for; it has its own patience.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -72,6 +77,8 @@ struct Target {
     greetings: u32,
     attempt: Attempt,
     failures: u32,
+    /// Connections in a row that stood only for a moment.
+    unkept: u32,
     ended: Option<Instant>,
     pause: Duration,
     waiting: VecDeque<Vec<u8>>,
@@ -239,7 +246,7 @@ impl Dialer {
     }
 
     /// Ends an attempt without success. What waited for it is dropped; says how many messages.
-    pub(crate) fn give_up(&mut self, peer: PeerId, now: Instant) -> usize {
+    pub(crate) fn give_up(&mut self, peer: PeerId, longest: Duration, now: Instant) -> usize {
         // Up to half as much again, so that nodes that lost the same peer do not come back together.
         let jitter = self.rng.random_range(100..150);
         let target = self.target(peer);
@@ -247,7 +254,7 @@ impl Dialer {
         target.greetings = 0;
         target.ended = Some(now);
         let doubled = SHORTEST_PAUSE.saturating_mul(1 << target.failures.min(6));
-        target.pause = doubled.min(LONGEST_PAUSE) * jitter / 100;
+        target.pause = doubled.min(longest) * jitter / 100;
         target.failures = target.failures.saturating_add(1);
         target.asked = false;
         let dropped = target.waiting.len();
@@ -266,6 +273,26 @@ impl Dialer {
         target.pause = SHORTEST_PAUSE;
         target.asked = false;
         std::mem::take(&mut target.waiting)
+    }
+
+    /// A connection that this node would have kept has ended. A replica that has too many lets the idle ones end, so whoever
+    /// comes back at once comes back for ever: each time it waits longer.
+    pub(crate) fn disconnected(&mut self, peer: PeerId, since: Instant, now: Instant) {
+        let jitter = self.rng.random_range(100..150);
+        let target = self.target(peer);
+        if now.saturating_duration_since(since) >= UNKEPT {
+            target.unkept = 0;
+            return;
+        }
+        let doubled = SHORTEST_PAUSE.saturating_mul(1 << target.unkept.min(6));
+        target.unkept = target.unkept.saturating_add(1);
+        target.ended = Some(now);
+        target.pause = doubled.min(LONGEST_UNKEPT) * jitter / 100;
+    }
+
+    /// Whether this peer is away, or lets connections end. Others of its kind will do as well.
+    pub(crate) fn is_hard(&self, peer: PeerId) -> bool {
+        self.targets.get(&peer).is_some_and(|target| target.failures >= HARD || target.unkept >= HARD)
     }
 
     /// Keeps a message until the peer is reached. A full queue drops its oldest.
@@ -295,6 +322,7 @@ impl Dialer {
             greetings: 0,
             attempt: Attempt::None,
             failures: 0,
+            unkept: 0,
             ended: None,
             pause: Duration::ZERO,
             waiting: VecDeque::new(),
@@ -314,6 +342,8 @@ mod tests {
         Instant::now()
     }
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     fn dialer() -> (Dialer, PeerId, Instant) {
         (Dialer::new(ChaCha8Rng::from_seed([1; 32])), PeerId::random(), origin())
     }
@@ -323,11 +353,31 @@ mod tests {
     }
 
     #[test]
+    fn who_is_let_go_again_and_again_comes_back_ever_later_until_it_is_kept() {
+        let (mut dialer, peer, mut now) = dialer();
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            dialer.reached(peer, now);
+            let ended = now + Duration::from_secs(21);
+            dialer.disconnected(peer, now, ended);
+            now = dialer.next_attempt(peer).unwrap();
+            pauses.push((now - ended).as_secs());
+        }
+        assert!(pauses[0] <= 1 && (60..=90).contains(&pauses[9]), "{pauses:?}");
+        assert!(dialer.is_hard(peer));
+        // What the state machine asks for does not wait.
+        assert!(dialer.may_begin(peer, Wish::Asked, now - Duration::from_secs(50)));
+        dialer.reached(peer, now);
+        dialer.disconnected(peer, now, now + UNKEPT);
+        assert!(!dialer.is_hard(peer) && dialer.may_begin(peer, Wish::Standing, now + UNKEPT));
+    }
+
+    #[test]
     fn pauses_grow_from_a_second_to_a_minute_and_a_half() {
         let (mut dialer, peer, now) = dialer();
         let mut pauses = Vec::new();
         for _ in 0..10 {
-            dialer.give_up(peer, now);
+            dialer.give_up(peer, MINUTE, now);
             pauses.push(dialer.next_attempt(peer).unwrap() - now);
         }
         assert!(pauses[0] >= Duration::from_secs(1) && pauses[0] < Duration::from_millis(1500), "{pauses:?}");
@@ -339,14 +389,14 @@ mod tests {
     fn the_state_machine_does_not_wait_for_a_long_pause_to_end() {
         let (mut dialer, peer, now) = dialer();
         for _ in 0..10 {
-            dialer.give_up(peer, now);
+            dialer.give_up(peer, MINUTE, now);
         }
         let soon = now + LEAST_PAUSE;
         assert!(!dialer.may_begin(peer, Wish::Standing, soon));
         assert!(!dialer.may_begin(peer, Wish::Asked, now));
         assert_eq!((dialer.asked(), dialer.next_attempt(peer)), (vec![peer], Some(soon)));
         assert!(dialer.may_begin(peer, Wish::Asked, soon));
-        dialer.give_up(peer, soon);
+        dialer.give_up(peer, MINUTE, soon);
         assert_eq!(dialer.asked(), []);
     }
 
@@ -361,8 +411,8 @@ mod tests {
     #[test]
     fn reaching_a_peer_gives_what_waited_and_forgets_the_failures() {
         let (mut dialer, peer, now) = dialer();
-        dialer.give_up(peer, now);
-        dialer.give_up(peer, now);
+        dialer.give_up(peer, MINUTE, now);
+        dialer.give_up(peer, MINUTE, now);
         dialer.wait(peer, vec![1]);
         dialer.wait(peer, vec![2]);
         assert_eq!(dialer.reached(peer, now), [vec![1], vec![2]]);
@@ -373,7 +423,7 @@ mod tests {
     fn giving_up_drops_what_waited() {
         let (mut dialer, peer, now) = dialer();
         dialer.wait(peer, vec![1]);
-        assert_eq!(dialer.give_up(peer, now), 1);
+        assert_eq!(dialer.give_up(peer, MINUTE, now), 1);
         assert_eq!(dialer.reached(peer, now), VecDeque::<Vec<u8>>::new());
     }
 
@@ -395,7 +445,7 @@ mod tests {
         assert!(dialer.greeted_in_vain(peer, address(2), &[], now));
         assert!(dialer.greeted_in_vain(peer, address(3), &[address(3)], now));
         assert_eq!(dialer.addresses(peer, &[address(3)], now), [address(1)]);
-        dialer.give_up(peer, now);
+        dialer.give_up(peer, MINUTE, now);
         assert_eq!(dialer.addresses(peer, &[address(3)], now), [address(1)]);
         assert_eq!(dialer.addresses(peer, &[address(3)], now + SHORTEST_PAUSE).len(), 3);
     }
@@ -405,7 +455,7 @@ mod tests {
         let (mut dialer, peer, now) = dialer();
         dialer.note(peer, [address(1)]);
         assert!(dialer.take_fresh(peer) && !dialer.take_fresh(peer));
-        dialer.give_up(peer, now);
+        dialer.give_up(peer, MINUTE, now);
         dialer.note(peer, [address(1)]);
         assert!(!dialer.may_begin(peer, Wish::Standing, now));
         dialer.note(peer, [address(2)]);
@@ -441,7 +491,7 @@ mod tests {
         let (mut dialer, busy, now) = dialer();
         dialer.wait(busy, vec![1]);
         for _ in 0..2 * MOST_TARGETS {
-            dialer.give_up(PeerId::random(), now);
+            dialer.give_up(PeerId::random(), MINUTE, now);
         }
         assert_eq!(dialer.targets.len(), MOST_TARGETS);
         assert_eq!(dialer.reached(busy, now), [vec![1]]);

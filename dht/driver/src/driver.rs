@@ -300,14 +300,22 @@ impl<C: Clocks> Driver<C> {
                 self.close_all(peer);
             }
             Output::Dial { peer, addrs } => self.dial(peer, &addrs),
-            Output::Publish { key, value } => {
-                let record = Record { key: RecordKey::new(&key), value, publisher: None, expires: None };
-                // A hint: where it ends up, and whether, is not waited for. This node keeps it, too.
-                let _ = self.swarm.behaviour_mut().kad.inner().put_record(record, kad::Quorum::One);
-            }
+            Output::Publish { key, value } => self.publish(&key, value),
             Output::Seek { key } => self.seek(&key),
             Output::DialBack { peer } => self.dial_back(peer),
             Output::Event(event) => self.tell(DriverEvent::Core(event)),
+        }
+    }
+
+    /// A hint: where it ends up, and whether, is not waited for. This node keeps it, too.
+    fn publish(&mut self, key: &[u8], value: Vec<u8>) {
+        let (now, me) = (self.now().mono, *self.swarm.local_peer_id());
+        let machine = &self.machine;
+        let verify = |key: &[u8], value: &[u8], held: Option<&[u8]>| machine.verify_hint(key, value, held);
+        let record = Record { key: RecordKey::new(&key), value, publisher: None, expires: None };
+        let kad = self.swarm.behaviour_mut().kad.inner();
+        if let Some(record) = self.hints.put_own(kad.store_mut(), me, record, verify, now) {
+            let _ = kad.put_record(record, kad::Quorum::One);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use dht::Level;
+use libp2p::kad::KBucketKey;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
@@ -53,6 +54,11 @@ impl Link {
     /// namespace of this machine, so it stands in nobody's way.
     fn is_stranger(&self) -> bool {
         self.made_by == MadeBy::Them && self.stage == Stage::Greeting
+    }
+
+    /// Whether this node would have kept it.
+    pub(crate) fn ought_to_stand(&self) -> bool {
+        self.keep == Keep::Standing
     }
 }
 
@@ -177,12 +183,44 @@ impl Links {
         others.into_iter().skip_while(|(_, link)| !is_dead(link)).map(|(id, _)| *id).collect()
     }
 
+    fn limit(&self, voters: &[PeerId]) -> usize {
+        if voters.contains(&self.me) { STANDING_OF_A_REPLICA } else { STANDING }
+    }
+
+    /// The voters that this node stays connected to. No more than it keeps, or it would go on dialling what it lets end:
+    /// those that it is connected to already, for as long as that lasts, then those that are nearest to it by name, so that
+    /// nodes spread over the voters. Those that are `hard` to reach come last.
+    pub(crate) fn voters_to_keep(&self, voters: &[PeerId], hard: impl Fn(PeerId) -> bool) -> Vec<PeerId> {
+        let me = KBucketKey::from(self.me);
+        let stands = |peer: PeerId| {
+            self.links
+                .values()
+                .any(|link| link.peer == peer && link.stage == Stage::Open && link.keep == Keep::Standing)
+        };
+        let mut others: Vec<PeerId> = voters.iter().copied().filter(|peer| *peer != self.me).collect();
+        others.sort_by_cached_key(|peer| (!stands(*peer), hard(*peer), me.distance(&KBucketKey::from(*peer))));
+        others.dedup();
+        others.truncate(self.limit(voters));
+        others
+    }
+
+    /// Whether this node and that peer both vote.
+    pub(crate) fn is_fellow(&self, voters: &[PeerId], peer: PeerId) -> bool {
+        voters.contains(&self.me) && voters.contains(&peer)
+    }
+
     /// Decides anew which connections stay when idle, and tells those that changed: the voters' first, then
     /// the oldest, up to a limit; of two to one peer, the one that both sides choose.
-    pub(crate) fn choose_standing(&mut self, voters: &[PeerId]) -> Vec<(PeerId, ConnectionId, Keep)> {
-        let limit = if voters.contains(&self.me) { STANDING_OF_A_REPLICA } else { STANDING };
+    pub(crate) fn choose_standing(
+        &mut self,
+        voters: &[PeerId],
+        hard: impl Fn(PeerId) -> bool,
+    ) -> Vec<(PeerId, ConnectionId, Keep)> {
+        let limit = self.limit(voters);
+        let wanted = self.voters_to_keep(voters, hard);
         let mut candidates: Vec<_> = self.open_peers().into_iter().filter_map(|peer| self.preferred(peer)).collect();
-        candidates.sort_by_key(|(id, link)| (!voters.contains(&link.peer), link.since, *id));
+        candidates
+            .sort_by_key(|(id, link)| (!wanted.contains(&link.peer), !voters.contains(&link.peer), link.since, *id));
         let standing: BTreeSet<_> = candidates.into_iter().take(limit).map(|(id, _)| id).collect();
         let mut changed = Vec::new();
         for (id, link) in &mut self.links {
@@ -327,7 +365,9 @@ mod tests {
         let me = ours.me;
         open(&mut theirs, 1, me, MadeBy::Them, now);
         open(&mut theirs, 2, me, MadeBy::Us, now);
-        let kept = |links: &mut Links| links.choose_standing(&[]).into_iter().map(|(_, id, _)| id).collect::<Vec<_>>();
+        let kept = |links: &mut Links| {
+            links.choose_standing(&[], |_| false).into_iter().map(|(_, id, _)| id).collect::<Vec<_>>()
+        };
         assert_eq!(kept(&mut ours), kept(&mut theirs));
     }
 
@@ -338,9 +378,57 @@ mod tests {
         for (n, peer) in peers.iter().enumerate() {
             open(&mut links, n, *peer, MadeBy::Them, now + Duration::from_secs(n as u64));
         }
-        let standing: Vec<_> = links.choose_standing(&[peers[19]]).into_iter().map(|(peer, _, _)| peer).collect();
+        let mut choose = |voters: &[PeerId]| links.choose_standing(voters, |_| false);
+        let standing: Vec<_> = choose(&[peers[19]]).into_iter().map(|(peer, _, _)| peer).collect();
         assert_eq!(standing.len(), STANDING);
         assert!(standing.contains(&peers[19]) && standing.contains(&peers[0]) && !standing.contains(&peers[10]));
-        assert_eq!(links.choose_standing(&[peers[19]]), []);
+        assert_eq!(choose(&[peers[19]]), []);
+    }
+
+    #[test]
+    fn a_node_dials_no_more_voters_than_it_keeps_and_the_same_ones_each_time() {
+        let (mut links, _, now) = links();
+        let mut voters: Vec<_> = (0..40).map(|_| PeerId::random()).collect();
+        let first = links.voters_to_keep(&voters, |_| false);
+        assert_eq!(first.len(), STANDING);
+        voters.reverse();
+        assert_eq!(links.voters_to_keep(&voters, |_| false), first);
+        let (bad, good) = first.split_at(3);
+        let others = links.voters_to_keep(&voters, |peer| bad.contains(&peer));
+        assert!(good.iter().all(|peer| others.contains(peer)) && bad.iter().all(|peer| !others.contains(peer)));
+
+        // All forty are connected, the nearest last: once eight stand, they are left alone.
+        let nearest_last = voters.iter().filter(|peer| !first.contains(peer)).chain(&first);
+        for (n, peer) in nearest_last.enumerate() {
+            open(&mut links, n, *peer, MadeBy::Them, now + Duration::from_secs(n as u64));
+            let _ = links.choose_standing(&voters, |_| false);
+        }
+        let kept = links.voters_to_keep(&voters, |_| false);
+        assert_eq!(links.choose_standing(&voters, |_| false), []);
+        assert!(kept.len() == STANDING && kept.iter().all(|peer| !first.contains(peer)));
+        let lost = links.of(kept[0]).next().unwrap();
+        links.remove(lost);
+        let next = links.voters_to_keep(&voters, |_| false);
+        assert!(kept[1..].iter().all(|peer| next.contains(peer)), "the others stay");
+    }
+
+    #[test]
+    fn replicas_keep_their_fellows_before_anybody_else() {
+        let (mut links, _, now) = links();
+        let fellows: Vec<_> = (0..40).map(|_| PeerId::random()).collect();
+        let voters: Vec<_> = fellows.iter().copied().chain([links.me]).collect();
+        // A hundred others were there first.
+        for n in 0..100 {
+            open(&mut links, n, PeerId::random(), MadeBy::Them, now);
+        }
+        for (n, peer) in fellows.iter().enumerate() {
+            open(&mut links, 100 + n, *peer, MadeBy::Them, now + Duration::from_secs(60));
+        }
+        let _ = links.choose_standing(&voters, |_| true);
+        let standing: Vec<_> =
+            links.links.values().filter(|link| link.keep == Keep::Standing).map(|link| link.peer).collect();
+        assert_eq!(standing.len(), STANDING_OF_A_REPLICA);
+        assert!(fellows.iter().all(|peer| standing.contains(peer)));
+        assert_eq!(links.voters_to_keep(&voters, |_| true).len(), 40);
     }
 }

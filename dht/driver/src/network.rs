@@ -36,13 +36,17 @@ impl<C: Clocks> Driver<C> {
             }
             SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
                 let why = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
-                if !self.dial_back_ended(connection_id) {
+                if self.dial_back_ended(connection_id) {
+                    self.go_on_dialling_back();
+                } else {
                     self.handle_closed(connection_id, &why);
                 }
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 tracing::debug!(%connection_id, %error, "failed to connect");
-                if !self.dial_back_ended(connection_id) {
+                if self.dial_back_ended(connection_id) {
+                    self.go_on_dialling_back();
+                } else {
                     self.handle_dial_failed(connection_id);
                 }
             }
@@ -110,6 +114,9 @@ impl<C: Clocks> Driver<C> {
         let (link, now) = (ended.link, self.now());
         tracing::debug!(peer = %link.peer, address = %link.address, stage = ?link.stage, why, "connection ended");
         if ended.disconnected {
+            if link.ought_to_stand() {
+                self.dialer.disconnected(link.peer, link.since, now.mono);
+            }
             self.tell(DriverEvent::Disconnected { peer: link.peer });
         }
         if ended.last && link.stage >= Stage::Accepted {
@@ -232,7 +239,8 @@ impl<C: Clocks> Driver<C> {
 
     pub(crate) fn choose_standing(&mut self) {
         let (voters, _) = self.machine.view();
-        for (peer, connection, keep) in self.links.choose_standing(&voters) {
+        let dialer = &self.dialer;
+        for (peer, connection, keep) in self.links.choose_standing(&voters, |peer| dialer.is_hard(peer)) {
             self.swarm.behaviour_mut().hello.keep(peer, connection, keep);
         }
     }
@@ -286,7 +294,7 @@ impl<C: Clocks> Driver<C> {
         let reached = self.links.get(connection).filter(|link| link.made_by == MadeBy::Us);
         let reached = reached.map(|link| link.address.clone());
         self.book.note(peer, reached.into_iter().chain(told));
-        self.dial_back_if_wanted(peer);
+        self.go_on_dialling_back();
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "libp2p's enum; its other events are news to nobody here")]

@@ -40,17 +40,12 @@ impl<C: Clocks> Driver<C> {
     }
 
     /// A step of a lookup.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "libp2p's enum; what is no record is of no use here")]
     pub(crate) fn handle_sought(&mut self, id: QueryId, result: &QueryResult, last: bool) {
-        match result {
-            QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
-                let (key, value) = (found.record.key.to_vec(), &found.record.value);
-                if self.seeks.is_new(id, value) {
-                    let now = self.now();
-                    self.machine.handle_hint(&key, value, now);
-                }
-            }
-            _ => {}
+        if let QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) = result
+            && self.seeks.is_new(id, &found.record.value)
+        {
+            let now = self.now();
+            self.machine.handle_hint(&found.record.key.to_vec(), &found.record.value, now);
         }
         if last {
             self.seeks.running.remove(&id);

@@ -368,7 +368,8 @@ fn handle_station(
     }
     let ready = acceptor.stations.note(env, from, &scope, standing);
     let waits = acceptor.stations.standing(env, view) == Some(Standing::Transferring);
-    if ready && !waits {
+    // Without the wedge the old members go on, and with them what they hold.
+    if ready && !waits && env.rules.wedge {
         for old in acceptor.stations.kept(env).into_iter().filter(|old| old.shard == scope.shard) {
             acceptor.retire(env, out, old);
         }

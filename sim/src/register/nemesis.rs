@@ -210,6 +210,12 @@ impl World {
         self.machines[node].clock.wake(at);
         self.machines[node].wake = None;
         self.catch_up(node);
+        // What stood before has died meanwhile, as keep-alives show.
+        let peers: Vec<usize> = self.machines[node].links.keys().copied().collect();
+        for peer in peers {
+            let delay = Duration::from_millis(self.rng.random_range(10..8000));
+            self.end_link(node, peer, delay);
+        }
     }
 
     fn catch_up(&mut self, node: usize) {

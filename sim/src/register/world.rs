@@ -235,7 +235,7 @@ impl World {
     }
 
     /// One end of a connection notices, after a while, that it is over: this very connection, not a later one.
-    fn end_link(&mut self, node: usize, peer: usize, delay: Duration) {
+    pub(super) fn end_link(&mut self, node: usize, peer: usize, delay: Duration) {
         if let Some(number) = self.machines[node].links.get(&peer).map(|link| link.number) {
             let life = self.machines[node].life;
             self.later(delay, What::Input { node, life, input: Input::Gone { peer, number } });

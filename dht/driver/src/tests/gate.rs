@@ -27,13 +27,13 @@ use crate::hello;
 
 /// Opens a stream for one protocol, writes these bytes, and reads what comes until the stream ends.
 #[derive(Clone, Debug)]
-struct Probe {
+pub(super) struct Probe {
     protocol: StreamProtocol,
     script: Script,
 }
 
 #[derive(Clone, Debug)]
-enum Script {
+pub(super) enum Script {
     /// Only asks whether the protocol is there.
     Knock,
     /// Writes this frame and reads to the end.
@@ -43,7 +43,7 @@ enum Script {
 }
 
 #[derive(Debug, PartialEq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// `na`.
     Unsupported,
     /// There, and this is what it sent.
@@ -53,7 +53,7 @@ enum Outcome {
 
 /// An outsider with no protocol of its own.
 #[derive(Default)]
-struct Prober {
+pub(super) struct Prober {
     probes: VecDeque<(PeerId, ConnectionId, Probe)>,
     outcomes: VecDeque<Outcome>,
 }
@@ -94,7 +94,7 @@ impl NetworkBehaviour for Prober {
 }
 
 #[derive(Default)]
-struct ProbeHandler {
+pub(super) struct ProbeHandler {
     probes: VecDeque<Probe>,
     running: FuturesUnordered<BoxFuture<'static, Outcome>>,
 }
@@ -176,14 +176,27 @@ async fn play(mut stream: Stream, script: Script) -> Outcome {
     }
 }
 
-struct Outsider {
-    swarm: Swarm<Prober>,
+pub(super) struct Outsider {
+    pub(super) swarm: Swarm<Prober>,
     peer: PeerId,
     connection: ConnectionId,
 }
 
 impl Outsider {
-    async fn connect(node: &Node, address: Multiaddr) -> Self {
+    pub(super) async fn connect(node: &Node, address: Multiaddr) -> Self {
+        Self::connect_from(node, address, None).await
+    }
+
+    /// One that knows the secret. If it listens, it dials from there; it tells nobody where.
+    pub(super) async fn member(node: &Node, secret: &[u8], listen: Option<Multiaddr>) -> Self {
+        let [_, address] = crate::address::multiaddrs_of(node.addr());
+        let mut member = Self::connect_from(node, address, listen).await;
+        let answer = member.probe(hello::PROTOCOL, Script::Join(secret.to_vec())).await;
+        assert_eq!(answer, Outcome::Got(secret.to_vec()));
+        member
+    }
+
+    async fn connect_from(node: &Node, address: Multiaddr, listen: Option<Multiaddr>) -> Self {
         let mut swarm = SwarmBuilder::with_new_identity()
             .with_tokio()
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
@@ -192,6 +205,10 @@ impl Outsider {
             .with_behaviour(|_| Prober::default())
             .unwrap()
             .build();
+        if let Some(listen) = listen {
+            swarm.listen_on(listen).unwrap();
+            while !matches!(swarm.select_next_some().await, SwarmEvent::NewListenAddr { .. }) {}
+        }
         swarm.dial(address).unwrap();
         loop {
             if let SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } = swarm.select_next_some().await {

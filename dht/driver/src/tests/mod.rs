@@ -3,8 +3,10 @@
 mod crash;
 pub(crate) mod fake;
 mod gate;
+mod lab;
 mod nodes;
 mod outside;
+mod promises;
 mod real;
 pub(crate) mod seen;
 mod store;

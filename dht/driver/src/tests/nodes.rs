@@ -122,6 +122,81 @@ async fn a_voter_that_comes_back_is_found_again() {
     b.connected(a_peer).await;
 }
 
+/// Three replicas of which two know only the third: each pair connects, and does so again when one comes back.
+#[tokio::test]
+async fn each_pair_of_replicas_connects_and_does_so_again_after_a_restart() {
+    let ports = [free_port(), free_port(), free_port()];
+    let peers = [1, 2, 3].map(|n| identity(n).peer_id());
+    let start = |n: usize, life: u8, contact: Option<libp2p::Multiaddr>| {
+        let mut fake = Fake::new(b"same");
+        fake.voters = peers.to_vec();
+        let mut config = config(u8::try_from(n).unwrap() + 1, ports[n]);
+        config.peers = contact.into_iter().collect();
+        Node::fake(config, fake, &format!("fellows-{n}-{life}"))
+    };
+    let first = start(0, 0, None);
+    let contact = first.multiaddr();
+    let mut nodes = vec![first, start(1, 0, Some(contact.clone())), start(2, 0, Some(contact))];
+    for (n, node) in nodes.iter_mut().enumerate() {
+        connected_to_all(node, peers.iter().filter(|peer| **peer != peers[n])).await;
+    }
+    for n in 0..3 {
+        let node = nodes.remove(n);
+        node.stop().await;
+        for other in &mut nodes {
+            let lost = |event| (event == DriverEvent::Disconnected { peer: peers[n] }).then_some(());
+            other.wait("a farewell", lost).await;
+        }
+        // Long enough for several attempts in vain. It comes back with an empty store, and knows nobody's address.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let back = start(n, 1, None);
+        nodes.insert(n, back);
+        for (other, node) in nodes.iter_mut().enumerate() {
+            let lost: Vec<_> = (0..3).filter(|m| *m != other && (other == n || *m == n)).map(|m| &peers[m]).collect();
+            connected_to_all(node, lost.into_iter()).await;
+        }
+    }
+}
+
+async fn connected_to_all(node: &mut Node, peers: impl Iterator<Item = &libp2p::PeerId>) {
+    let missing = std::cell::RefCell::new(peers.copied().collect::<std::collections::BTreeSet<_>>());
+    if !missing.borrow().is_empty() {
+        node.wait("a connection to each", |event| {
+            if let DriverEvent::Connected { peer } = event {
+                missing.borrow_mut().remove(&peer);
+            }
+            missing.borrow().is_empty().then_some(())
+        })
+        .await;
+    }
+}
+
+/// A node that is no replica knows of twenty: it connects to as many as it keeps, and those stay.
+#[tokio::test]
+async fn a_node_with_many_replicas_connects_to_a_few_and_stays_with_them() {
+    let mut replicas = Vec::new();
+    for n in 0..20u8 {
+        let mut fake = Fake::new(b"same");
+        fake.voters = (0..20u8).map(|n| identity(100 + n).peer_id()).collect();
+        let mut replica = Node::fake(config(100 + n, free_port()), fake, &format!("many-{n}"));
+        replica.listening().await;
+        replicas.push(replica);
+    }
+    let mut fake = Fake::new(b"same");
+    fake.voters = replicas.iter().map(|replica| replica.peer).collect();
+    let mut config = config(1, free_port());
+    // It has all their addresses.
+    config.seen = replicas.iter().map(|replica| (replica.peer, replica.multiaddr())).collect();
+    let mut node = Node::fake(config, fake, "many");
+    // What is seen on the LAN is connected to once, wanted or not. In a test, idle connections end after 3 s.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(node.told().iter().any(|event| matches!(event, DriverEvent::Disconnected { .. })));
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let told = node.told();
+    let moved = |event: &DriverEvent| matches!(event, DriverEvent::Connected { .. } | DriverEvent::Disconnected { .. });
+    assert!(!told.iter().any(moved), "{told:?}");
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let a = listener(1, b"same", "port-a").await;

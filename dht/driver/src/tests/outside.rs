@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use libp2p::swarm::SwarmEvent;
+
 use super::fake::{DIAL_BACK, Fake, Node, PUBLISH, SEEK, config, free_port};
+use super::gate::Outsider;
+use crate::address::socket_addr_of;
 use crate::config::{DriverEvent, Loopback};
 
 async fn pair(name: &str) -> (Node, Node) {
@@ -60,11 +65,65 @@ async fn a_peer_that_cannot_be_reached_is_said_not_to_be() {
 }
 
 #[tokio::test]
+async fn a_peer_that_only_calls_is_not_reached_where_it_calls_from() {
+    let mut node = Node::fake(config(1, free_port()), Fake::new(b"same"), "caller");
+    node.listening().await;
+    let mut caller = Outsider::member(&node, b"same", None).await;
+    let peer = *caller.swarm.local_peer_id();
+    node.connected(peer).await;
+    node.signal(peer, DIAL_BACK).await;
+    tokio::select! {
+        told = node.signalled() => assert_eq!(told, (peer, b"not reached".to_vec())),
+        () = async { loop { caller.swarm.select_next_some().await; } } => {}
+    }
+    assert!(!node.told().contains(&DriverEvent::Disconnected { peer }));
+}
+
+/// What the peer sees: one connection from a port that it does not know, on which nothing is said, closed at once.
+#[tokio::test]
+async fn a_peer_is_dialled_back_from_a_new_port_where_it_is_seen_and_nothing_is_said() {
+    let mut node = Node::fake(config(1, free_port()), Fake::new(b"same"), "new-port");
+    node.listening().await;
+    let listen = format!("/ip4/127.0.0.1/tcp/{}", free_port()).parse().unwrap();
+    let mut member = Outsider::member(&node, b"same", Some(listen)).await;
+    let peer = *member.swarm.local_peer_id();
+    node.connected(peer).await;
+    node.signal(peer, DIAL_BACK).await;
+    let visit = async {
+        let (mut from, mut made, mut said) = (None, None, 0);
+        loop {
+            #[expect(clippy::wildcard_enum_match_arm, reason = "libp2p's enum")]
+            match member.swarm.select_next_some().await {
+                SwarmEvent::IncomingConnection { send_back_addr, .. } => {
+                    from = socket_addr_of(&send_back_addr);
+                }
+                SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+                    assert_eq!(peer_id, node.peer);
+                    made = Some(connection_id);
+                }
+                SwarmEvent::ConnectionClosed { connection_id, .. } if made == Some(connection_id) => {
+                    return (from.unwrap(), said);
+                }
+                // It was closed before this end was through with its half of the handshake.
+                SwarmEvent::IncomingConnectionError { .. } => return (from.unwrap(), said),
+                SwarmEvent::Behaviour(_) => said += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let (from, said) = tokio::time::timeout(Duration::from_secs(9), visit).await.expect("a visit");
+    assert_ne!(from.port(), node.port);
+    assert_eq!(said, 0);
+    assert_eq!(node.signalled().await, (peer, b"reached".to_vec()));
+    assert!(!node.told().contains(&DriverEvent::Disconnected { peer }));
+}
+
+#[tokio::test]
 async fn a_hint_that_one_published_another_finds() {
     let mut hub = Node::fake(config(1, free_port()), Fake::new(b"same"), "seek-hub");
     hub.listening().await;
     let mut others = Vec::new();
-    for n in 2..5 {
+    for n in 2..6 {
         let mut config = config(n, free_port());
         config.peers = vec![hub.multiaddr()];
         let mut fake = Fake::new(b"same");
@@ -78,6 +137,14 @@ async fn a_hint_that_one_published_another_finds() {
     let hub_peer = hub.peer;
     others[0].signal(hub_peer, &[PUBLISH, b"view"].concat()).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    others[2].signal(hub_peer, &[SEEK, b"view"].concat()).await;
-    assert_eq!(others[2].signalled().await.1, b"view=view");
+    others[3].signal(hub_peer, &[SEEK, b"view"].concat()).await;
+    assert_eq!(others[3].signalled().await.1, b"view=view");
+    // Who publishes it keeps it, too, and all have the same, so it is told once.
+    others[0].signal(hub_peer, &[SEEK, b"view"].concat()).await;
+    assert_eq!(others[0].signalled().await.1, b"view=view");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for node in &mut others {
+        let told = node.told();
+        assert!(!told.iter().any(|event| matches!(event, DriverEvent::Core(dht::Event::Signal { .. }))), "{told:?}");
+    }
 }

@@ -189,12 +189,21 @@ async fn a_node_with_many_replicas_connects_to_a_few_and_stays_with_them() {
     config.seen = replicas.iter().map(|replica| (replica.peer, replica.multiaddr())).collect();
     let mut node = Node::fake(config, fake, "many");
     // What is seen on the LAN is connected to once, wanted or not. In a test, idle connections end after 3 s.
-    tokio::time::sleep(Duration::from_secs(7)).await;
-    assert!(node.told().iter().any(|event| matches!(event, DriverEvent::Disconnected { .. })));
-    tokio::time::sleep(Duration::from_secs(8)).await;
-    let told = node.told();
-    let moved = |event: &DriverEvent| matches!(event, DriverEvent::Connected { .. } | DriverEvent::Disconnected { .. });
-    assert!(!told.iter().any(moved), "{told:?}");
+    let (mut told, mut early) = (Vec::new(), 0);
+    for half in 0..40 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        told.extend(node.told());
+        if half == 23 {
+            early = told.len();
+        }
+    }
+    let count = |events: &[DriverEvent], wanted: fn(&DriverEvent) -> bool| events.iter().filter(|e| wanted(e)).count();
+    let came = |event: &DriverEvent| matches!(event, DriverEvent::Connected { .. });
+    let went = |event: &DriverEvent| matches!(event, DriverEvent::Disconnected { .. });
+    assert!(count(&told[..early], went) > 0, "{told:?}");
+    // A question of Kademlia may lead to a replica now and then; in circles there were nine.
+    assert!(count(&told[early..], came) < 5, "{:?}", &told[early..]);
+    assert!(count(&told, came) - count(&told, went) >= 8, "{told:?}");
 }
 
 #[tokio::test]

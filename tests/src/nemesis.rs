@@ -119,7 +119,7 @@ impl Nemesis {
         // Drawn whether they are needed or not, so that a seed means the same however long things take.
         let (what, anybody, owner) = (self.below(LEAVE + 8), self.below(self.troubles.len()), self.below(64));
         let short = self.between(0, 3000);
-        let (long, cut, stop) = (self.of_lease(110, 140), self.of_lease(10, 130), self.of_lease(105, 140));
+        let (long, cut, stop) = (self.of_lease(110, 200), self.of_lease(10, 130), self.of_lease(105, 240));
         let side = self.side();
         // Whoever has an address is hit three times as often as others, and only such a one has anything to give back.
         let holders = watcher.holders();

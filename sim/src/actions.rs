@@ -166,6 +166,16 @@ impl World {
         });
     }
 
+    /// Ends all TCP connections of all guests, without a word.
+    pub fn forget_transfers(&mut self) {
+        for id in self.nodes().iter().map(|node| node.id).collect::<Vec<_>>() {
+            self.with(id, |node, at| {
+                node.guest.forget_transfers();
+                node.pump(at);
+            });
+        }
+    }
+
     /// Has a guest's DHCP client release its lease and stop, or begin again.
     pub fn want_lease(&mut self, id: NodeId, wanted: bool) {
         self.log.note(self.now(), id, "want-lease", &[u8::from(wanted)], || wanted.to_string());

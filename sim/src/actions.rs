@@ -248,7 +248,7 @@ impl World {
         self.requests += 1;
         let number = self.requests;
         self.with(id, |node, at| node.request(number, request, at));
-        self.run_until("an answer to the command line", Duration::from_secs(15), |world| {
+        self.run_until("an answer to the command line", Duration::from_secs(20), |world| {
             world.node(id).reply(number).is_some()
         })?;
         self.node(id).reply(number).cloned().ok_or_else(|| self.failure("the answer is gone".into()))

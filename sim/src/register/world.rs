@@ -420,6 +420,10 @@ impl World {
             }
             Input::Message { from, message } => {
                 self.counts.messages += 1;
+                if !self.machines[node].links.get(&from).is_some_and(|link| link.open) {
+                    // To this end that connection is over, and a transport says so to the other; what came over it still counts.
+                    self.end_link(from, node, Duration::from_millis(50));
+                }
                 let peer = peer_of(&self.machines, from);
                 self.machines[node].handle_message(peer, &message, at);
             }

@@ -51,8 +51,8 @@ fn no_address_has_two_users_whatever_goes_wrong() -> anyhow::Result<()> {
     let Some(mut nine) = Nine::new("nemesis", 9)? else { return Ok(()) };
     let (seed, duration) = (seed(), Duration::from_secs(number("OVERLAY_NEMESIS_S").unwrap_or(100)));
     say(&format!("nemesis: seed {seed}, {} s; replay with OVERLAY_NEMESIS_SEED={seed}", duration.as_secs()));
-    let range = (1..=6).map(|last| Ipv4Addr::new(10, 99, 0, last)).collect();
-    let watcher = Watcher::start(&nine.nodes, range, LEASE)?;
+    let range: Vec<Ipv4Addr> = (1..=6).map(|last| Ipv4Addr::new(10, 99, 0, last)).collect();
+    let watcher = Watcher::start(&nine.nodes, range.clone(), LEASE)?;
     nine.found(&["--range", RANGE, "--lease", "30s"])?;
     wait::until_ok("all addresses to be in use", LIMIT, || all_taken(&nine))?;
     nine.wait_view(0, 3, LIMIT)?;
@@ -64,7 +64,7 @@ fn no_address_has_two_users_whatever_goes_wrong() -> anyhow::Result<()> {
     let verdict = watcher.finish()?;
     say(&verdict.to_string());
     ensure!(verdict.faults.is_empty(), "{verdict}\n{}\n{}", nemesis.summary(), nemesis.log());
-    after.with_context(|| format!("{}\n{}", nine.report(), nemesis.log()))?;
+    after.with_context(|| format!("{}\n{}\n{}", nine.owners(&range), nine.report(), nemesis.log()))?;
     // A watcher that was blind would have found nothing either.
     ensure!(verdict.uses > 0 && verdict.users > CLAIMABLE && verdict.addresses == CLAIMABLE, "{verdict}");
     Ok(())

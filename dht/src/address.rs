@@ -3,6 +3,7 @@
 //! A router's clients share a block of 256 addresses, hence a shard, so that their claims are one batch. The answer to a
 //! claim of a taken address carries a map of its block, with which the second try succeeds but for races.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use rand::Rng;
@@ -53,13 +54,13 @@ fn stable(ns: &NamespaceId, config: &Config, owner: &PublicKey, client: &ClientI
     usable.get(modulo(&sign::hash("ip", &[&ns.0, &owner.0, &client.0]), count) as usize).copied()
 }
 
-/// The next address after `taken`, with the map of its block: a random free one, or one of the owner's next block
+/// The next address after `taken` that was not `tried`, with the map of its block: a random free one, or one of the owner's next block
 /// when this one is more than three quarters full.
 pub(crate) fn next_choice(
     ns: &NamespaceId,
     config: &Config,
     (owner, client): (&PublicKey, &ClientId),
-    (taken, used): (Ipv4Addr, &[u8]),
+    (taken, used, tried): (Ipv4Addr, &[u8], &BTreeSet<Ipv4Addr>),
     tries: u32,
     rng: &mut impl Rng,
 ) -> Option<Ipv4Addr> {
@@ -69,12 +70,12 @@ pub(crate) fn next_choice(
     };
     let first = u32::from(taken) & !0xff;
     let all: Vec<Ipv4Addr> = (first..=first | 0xff).map(Ipv4Addr::from).filter(|ip| config.is_claimable(*ip)).collect();
-    let free: Vec<Ipv4Addr> = all.iter().copied().filter(|ip| !in_use(ip)).collect();
+    let free: Vec<Ipv4Addr> = all.iter().copied().filter(|ip| !in_use(ip) && !tried.contains(ip)).collect();
     let crowded = used.is_empty() || free.len() * 4 < all.len();
     if crowded && blocks(config) > 1 {
         return (tries..tries + MAX_TRIES)
             .filter_map(|i| stable(ns, config, owner, client, i))
-            .find(|ip| u32::from(*ip) & !0xff != first)
+            .find(|ip| u32::from(*ip) & !0xff != first && !tried.contains(ip))
             .or_else(|| pick(&free, rng));
     }
     pick(&free, rng)
@@ -130,14 +131,14 @@ mod tests {
         let (owner, client) = (PublicKey([9; 32]), ClientId::of(b"x"));
         let taken = first_choice(&NS, &config, &owner, &client).unwrap();
         let mut rng = ChaCha20Rng::from_seed([1; 32]);
-        let mut used = [0u8; 32];
+        let (mut used, none) = ([0u8; 32], BTreeSet::new());
         used[..16].fill(0xff);
         for tries in 1..20 {
-            let next = next_choice(&NS, &config, (&owner, &client), (taken, &used), tries, &mut rng).unwrap();
+            let next = next_choice(&NS, &config, (&owner, &client), (taken, &used, &none), tries, &mut rng).unwrap();
             assert!(next != taken && next.octets()[3] >= 128 && next.octets()[2] == taken.octets()[2], "{next}");
         }
         used.fill(0xff);
-        let next = next_choice(&NS, &config, (&owner, &client), (taken, &used), 1, &mut rng).unwrap();
+        let next = next_choice(&NS, &config, (&owner, &client), (taken, &used, &none), 1, &mut rng).unwrap();
         assert_ne!(next.octets()[2], taken.octets()[2]);
     }
 
@@ -147,6 +148,25 @@ mod tests {
         let (owner, client) = (PublicKey([9; 32]), ClientId::of(b"x"));
         let taken = first_choice(&NS, &config, &owner, &client).unwrap();
         let mut rng = ChaCha20Rng::from_seed([1; 32]);
-        assert_eq!(next_choice(&NS, &config, (&owner, &client), (taken, &[0xff; 32]), 1, &mut rng), None);
+        assert_eq!(
+            next_choice(&NS, &config, (&owner, &client), (taken, &[0xff; 32], &BTreeSet::new()), 1, &mut rng),
+            None
+        );
+    }
+
+    /// A map comes from a replica, and may name as free only what was tried: that is no reason to try for ever.
+    #[test]
+    fn what_was_tried_is_no_choice_whatever_the_map_says() {
+        let config = config("192.168.7.8/29");
+        let (owner, client) = (PublicKey([9; 32]), ClientId::of(b"x"));
+        let all: Vec<Ipv4Addr> = config.range.hosts().filter(|ip| config.is_claimable(*ip)).collect();
+        let mut rng = ChaCha20Rng::from_seed([1; 32]);
+        let mut next = |tried: &BTreeSet<Ipv4Addr>| {
+            next_choice(&NS, &config, (&owner, &client), (all[0], &[0; 32], tried), 1, &mut rng)
+        };
+        let last = all[all.len() - 1];
+        let but_last: BTreeSet<Ipv4Addr> = all.iter().copied().filter(|ip| *ip != last).collect();
+        assert_eq!(next(&but_last), Some(last));
+        assert_eq!(next(&all.iter().copied().collect()), None);
     }
 }

@@ -194,16 +194,14 @@ impl Leases {
         }
         let tries = u32::try_from(job.tried.len()).unwrap_or(u32::MAX);
         let next = loop {
-            let next = match job.choices.pop() {
-                Some(ip) => Some(ip),
-                None if tries >= MAX_TRIES => None,
-                None => next_choice(env.ns, env.config, (&env.me, &job.client), (taken, used), tries, &mut self.rng),
-            };
-            if next.is_none_or(|ip| !job.tried.contains(&ip)) {
-                break next;
-            }
-            if job.choices.is_empty() && used.is_empty() {
-                break None;
+            match job.choices.pop() {
+                Some(ip) if job.tried.contains(&ip) => {}
+                Some(ip) => break Some(ip),
+                None if tries >= MAX_TRIES => break None,
+                None => {
+                    let (who, known) = ((&env.me, &job.client), (taken, used, &job.tried));
+                    break next_choice(env.ns, env.config, who, known, tries, &mut self.rng);
+                }
             }
         };
         match next {

@@ -15,10 +15,15 @@
 
 pub mod history;
 pub mod life;
+pub mod linear;
 mod links;
+pub mod lives;
 mod machine;
+pub mod mutants;
 pub mod nemesis;
 pub mod schedules;
+mod watch;
+mod wire;
 mod world;
 
 pub use life::{Life, Report, run};

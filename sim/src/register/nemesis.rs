@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dht::view::Member;
-use dht::{Command, CommandId, LeaseKey};
+use dht::{Command, CommandId, Hold, LeaseKey};
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
@@ -21,6 +21,8 @@ pub type Faults = BTreeMap<&'static str, u64>;
 pub struct Nemesis {
     /// What struck.
     pub faults: Faults,
+    /// Whether whoever crashes forgets its leases and its votes.
+    pub forgetful: bool,
     /// What ends when.
     ends: Vec<(Duration, End)>,
 }
@@ -64,18 +66,26 @@ impl Nemesis {
         self.ends.push((world.time + Duration::from_millis(millis), end));
     }
 
+    /// A machine ends in the middle of what it does. A forgetful one comes back with nothing but its old name.
+    fn crash(&self, world: &mut World, node: usize) {
+        world.crash(node);
+        if self.forgetful {
+            world.lose_disk(node, Store::Same);
+        }
+    }
+
     /// One fault.
     pub fn strike(&mut self, world: &mut World, lease: Duration) {
         let node = world.rng.random_range(0..world.len());
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         let name = match world.rng.random_range(0..100) {
             0..14 => {
-                world.crash(node);
+                self.crash(world, node);
                 self.until(world, 10, 3000, End::Away(node));
                 "crash"
             }
             14..20 => {
-                world.crash(node);
+                self.crash(world, node);
                 let rates = rates(world);
                 world.set_clock(node, rates);
                 self.until(world, 500, 20_000, End::Away(node));
@@ -83,7 +93,7 @@ impl Nemesis {
             }
             20..28 => {
                 // Churn: away for longer than a lease.
-                world.crash(node);
+                self.crash(world, node);
                 self.until(world, lease_ms / 2, lease_ms * 2, End::Away(node));
                 "leave"
             }
@@ -278,20 +288,33 @@ impl World {
         }
     }
 
+    /// Lets a machine propose these members.
+    pub fn propose(&mut self, node: usize, next: &[usize]) {
+        let members: Vec<Member> =
+            next.iter().filter_map(|node| member_of(self.machines[*node].namespace()?)).collect();
+        let (at, key) = (self.time, LeaseKey::Address(Ipv4Addr::new(10, 9, 0, 5)));
+        self.machines[node].with_namespace(at, |it, now| it.force_view(&key, members, now));
+        self.pump(node);
+    }
+
+    /// The machines that are the members of the newest view that anybody knows.
+    pub fn members(&self) -> Option<Vec<usize>> {
+        let members = self.newest_view()?;
+        members.iter().map(|member| self.number_of(&member.identity.peer_id()?)).collect()
+    }
+
     /// Claims exactly this address.
     pub fn claim(&mut self, node: usize, ip: Ipv4Addr, keep: bool) {
+        self.claim_for(node, (ip, "self"), Hold::Full, keep);
+    }
+
+    /// Claims an address for somebody behind the machine.
+    pub fn claim_for(&mut self, node: usize, (ip, client): (Ipv4Addr, &str), hold: Hold, keep: bool) {
         let id = self.next_id();
-        let key = LeaseKey::Address(ip);
-        self.history.asked(id, &key, self.time);
-        let client = dht::ClientId::of(b"self");
-        let command = Command::ClaimAddress {
-            id: CommandId(id),
-            client,
-            want: Some(ip),
-            only_wanted: true,
-            hold: dht::Hold::Full,
-            keep,
-        };
+        self.history.claimed(id, node, &LeaseKey::Address(ip), self.time);
+        let client = dht::ClientId::of(client.as_bytes());
+        let id = CommandId(id);
+        let command = Command::ClaimAddress { id, client, want: Some(ip), only_wanted: true, hold, keep };
         self.command(node, command);
     }
 
@@ -300,7 +323,6 @@ impl World {
         if self.machines[node].is_on() {
             let id = CommandId(self.next_id());
             self.counts.releases += 1;
-            self.history.released(node, &LeaseKey::Address(ip), self.time);
             self.command(node, Command::ReleaseAddress { id, ip });
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use dht::{ClientId, LeaseKey, Token};
 
-use super::linear::{Action, Op, Seen};
+use super::linear::{Action, Claim, Op, Seen};
 
 /// A grant as its owner saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct KeyHistory {
     /// When an owner gave it back, or may have begun to: because it lost it, gave its claim up, or began anew without it.
     pub releases: Vec<(usize, Duration)>,
     /// When an owner claimed it, with whatever outcome.
-    pub claims: Vec<(usize, Duration)>,
+    pub claims: Vec<Claim>,
     /// What readers saw.
     pub reads: Vec<Read>,
 }
@@ -65,9 +65,9 @@ pub struct History {
 
 impl History {
     /// A claim with this number is made.
-    pub fn claimed(&mut self, id: u64, node: usize, key: &LeaseKey, at: Duration) {
-        self.asked.insert(id, (key.clone(), at));
-        self.keys.entry(key.clone()).or_default().claims.push((node, at));
+    pub fn claimed(&mut self, id: u64, key: &LeaseKey, claim: Claim) {
+        self.asked.insert(id, (key.clone(), claim.at));
+        self.keys.entry(key.clone()).or_default().claims.push(claim);
     }
 
     /// A question with this number is asked.
@@ -101,10 +101,15 @@ impl History {
         self.keys.keys()
     }
 
-    /// A question was answered: with an owner and a token, or with nobody.
-    pub fn read(&mut self, id: u64, found: Option<(usize, Token)>, at: Duration) {
+    /// A question of this machine was answered: with an owner and a token, or with nobody. Where it sees itself named for
+    /// what it does not use, it gives it back.
+    pub fn read(&mut self, id: u64, node: usize, found: Option<(usize, Token)>, at: Duration) {
         let Some((key, asked)) = self.asked.remove(&id) else { return };
-        self.keys.entry(key).or_default().reads.push(Read { asked, answered: at, found });
+        let key = self.keys.entry(key).or_default();
+        key.reads.push(Read { asked, answered: at, found });
+        if found.is_some_and(|(owner, _)| owner == node) {
+            key.releases.push((node, asked));
+        }
     }
 
     /// How many operations there are to be put in order.

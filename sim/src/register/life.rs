@@ -155,15 +155,28 @@ fn mended(world: &mut World, nemesis: &mut Nemesis, lease: Duration) -> Result<D
         world.claim(node, own(node), true);
     }
     // What anybody left behind has ended after a lease and the guard; a lost member has been replaced a little later.
-    let patience = guard(lease, RHO_PPM) + Duration::from_secs(130);
+    let patience = start + guard(lease, RHO_PPM) + Duration::from_secs(130);
+    let had = holders(world, lease / 2);
     let mut healed = None;
-    while world.time < start + patience {
+    while world.time < patience {
         world.run_until(world.time + second)?;
-        let without = (0..keepers).find(|node| world.lease(*node, &LeaseKey::Address(own(*node))).is_none());
-        match (without, healed) {
-            (None, None) => healed = Some(world.time - start),
-            (Some(node), Some(_)) => return Err(world.report(format!("n{node} has lost {} for no reason", own(node)))),
-            (None, Some(_)) | (Some(_), None) => {}
+        let left =
+            (0..keepers).map(|node| world.remaining(node, &LeaseKey::Address(own(node)))).min().unwrap_or_default();
+        // What was not renewed for a while is not safe yet.
+        if healed.is_none() && left > lease / 2 {
+            healed = Some(world.time - start);
+        }
+        if healed.is_some() && left.is_zero() {
+            return Err(world.report("somebody has lost its address for no reason".to_owned()));
+        }
+        if world.time <= start + lease / 3
+            && let Some((node, ip)) = had.iter().find(|had| world.lease(had.0, &LeaseKey::Address(had.1)).is_none())
+        {
+            return Err(world.report(format!("n{node} had {ip} and has lost it")));
+        }
+        // Long enough for everybody to renew once more.
+        if healed.is_some_and(|healed| world.time >= start + healed + lease / 2) && world.agree().is_ok() {
+            break;
         }
     }
     let Some(healed) = healed else {
@@ -171,4 +184,10 @@ fn mended(world: &mut World, nemesis: &mut Nemesis, lease: Duration) -> Result<D
     };
     world.agree()?;
     Ok(healed)
+}
+
+/// Who has what for at least so much longer.
+fn holders(world: &World, least: Duration) -> Vec<(usize, Ipv4Addr)> {
+    let all = (0..world.len()).flat_map(|node| WANTED.into_iter().chain([own(node)]).map(move |ip| (node, ip)));
+    all.filter(|(node, ip)| world.remaining(*node, &LeaseKey::Address(*ip)) >= least).collect()
 }

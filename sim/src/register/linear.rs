@@ -57,18 +57,36 @@ pub struct Seen {
     pub ops: Vec<Op>,
     /// From when an owner's release may take effect. It ends what was claimed before, and nothing else.
     pub releases: Vec<(usize, Duration)>,
-    /// From when an owner's claim may take effect, whatever was answered.
-    pub claims: Vec<(usize, Duration)>,
+    /// What owners asked for, whatever was answered.
+    pub claims: Vec<Claim>,
+}
+
+/// A claim that may be carried out at any time after this, and more than once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The owner.
+    pub node: usize,
+    /// When it asked.
+    pub at: Duration,
+    /// For how long.
+    pub dur: Duration,
 }
 
 /// More than any history needs that is not hopelessly concurrent.
 const MOST_STEPS: usize = 2_000_000;
 
-/// Who holds the key: by which operation, and since when.
+/// Who holds the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holder {
-    op: usize,
+    /// By which operation, or, counted on after these, by which claim that nobody was told of.
+    by: usize,
+    node: usize,
+    /// `None` where it is not known.
+    client: Option<ClientId>,
+    /// Releases before this are about something else.
+    asked: Duration,
     since: Duration,
+    dur: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -128,57 +146,55 @@ impl Seen {
                 }
             }
         }
-        let stuck = stuck.map(|(op, holder)| {
-            let holder = holder.map(|holder| format!("{:?} since {:?}", self.ops[holder.op], holder.since));
-            format!("{:?} fits in nowhere; the holder would be {holder:?}", self.ops[op])
-        });
-        Err(stuck.unwrap_or_default())
+        let stuck = stuck
+            .map(|(op, holder)| format!("{:?} fits in nowhere; the holder would be {holder:?}", self.ops[op]))
+            .unwrap_or_default();
+        Err(stuck)
     }
 
     /// The state once this operation has taken effect, as early as it may.
     fn after(&self, state: &State, op: usize) -> Option<State> {
         let Op { from, until, action } = &self.ops[op];
         let now = state.now.max(*from);
-        let holder = state.holder.map(|holder| (holder, &self.ops[holder.op].action));
-        let (now, holder) = match (action, holder) {
-            (Action::Grant { node, client, .. }, Some((holder, Action::Grant { node: by, client: its, dur }))) => {
-                let same = (node, client) == (by, its);
-                let now = if same { now } else { now.max(self.over(&holder, *by, *dur)) };
-                (now, Some(Holder { op, since: now }))
+        let free = |fraction| state.holder.map_or(now, |holder| now.max(self.over(&holder, fraction)));
+        let (now, holder) = match *action {
+            Action::Grant { node, client, dur } => {
+                let same = state.holder.is_some_and(|holder| (holder.node, holder.client) == (node, Some(client)));
+                let since = if same { now } else { free(100) };
+                (since, Some(Holder { by: op, node, client: Some(client), asked: *from, since, dur }))
             }
-            (Action::Grant { .. }, _) => (now, Some(Holder { op, since: now })),
-            (Action::Found { node }, Some((holder, Action::Grant { node: by, dur, .. }))) => {
-                let late = if node == by { now } else { self.late(*node, now.max(self.over(&holder, *by, *dur)))? };
-                (late, state.holder)
+            Action::Found { node } if state.holder.is_some_and(|holder| holder.node == node) => (now, state.holder),
+            Action::Found { node } => {
+                let holder = self.late(node, free(100))?;
+                (holder.since, Some(holder))
             }
-            (Action::Found { node }, _) => (self.late(*node, now)?, None),
-            (Action::Absent, Some((holder, Action::Grant { node: by, dur, .. }))) => {
-                (now.max(self.over(&holder, *by, *dur * 49 / 50)), None)
-            }
-            (Action::Absent, _) => (now, None),
+            Action::Absent => (free(98), None),
         };
         let mut done = state.done.clone();
         done[op / 64] |= 1 << (op % 64);
         (now <= *until).then_some(State { done, count: state.count + 1, now, holder })
     }
 
-    /// When the holder's lease is over: when it has run out, or once it was given back.
-    fn over(&self, holder: &Holder, node: usize, dur: Duration) -> Duration {
-        let asked = self.ops[holder.op].from;
-        let given = self.releases.iter().filter(|(by, at)| *by == node && *at >= asked).map(|(_, at)| *at).min();
-        let out = holder.since.saturating_add(dur);
-        given.map_or(out, |given| given.min(out))
+    /// When the holder's lease is over: when so much of it in a hundred has passed, or once it was given back.
+    fn over(&self, holder: &Holder, percent: u32) -> Duration {
+        let own = self.releases.iter().filter(|(node, at)| *node == holder.node && *at >= holder.asked);
+        let out = holder.since.saturating_add(holder.dur * percent / 100);
+        own.map(|(_, at)| *at).min().map_or(out, |given| given.min(out))
     }
 
-    /// When a claim of this owner, of which it was told nothing or heard no more, may have been carried out.
-    fn late(&self, node: usize, now: Duration) -> Option<Duration> {
-        self.claims.iter().filter(|(by, _)| *by == node).map(|(_, at)| now.max(*at)).min()
+    /// A claim of this owner, of which it was told nothing or heard no more, is carried out.
+    fn late(&self, node: usize, now: Duration) -> Option<Holder> {
+        let claims = self.claims.iter().enumerate().filter(|(_, claim)| claim.node == node);
+        let (number, claim) = claims.min_by_key(|(_, claim)| claim.at)?;
+        let dur = self.claims.iter().filter(|claim| claim.node == node).map(|claim| claim.dur).min()?;
+        let by = self.ops.len() + number;
+        Some(Holder { by, node, client: None, asked: claim.at, since: now.max(claim.at), dur })
     }
 }
 
 /// Whether no state that differs only in times was reached as early as this one.
 fn is_new(tried: &mut Tried, state: &State) -> bool {
-    let key = (state.done.clone(), state.holder.map(|holder| holder.op));
+    let key = (state.done.clone(), state.holder.map(|holder| holder.by));
     let times = (state.now, state.holder.map_or(Duration::ZERO, |holder| holder.since));
     let seen = tried.entry(key).or_default();
     if seen.iter().any(|(now, since)| *now <= times.0 && *since <= times.1) {
@@ -207,6 +223,10 @@ mod tests {
 
     fn absent(from: u64, until: u64) -> Op {
         Op { from: secs(from), until: secs(until), action: Action::Absent }
+    }
+
+    fn claim(node: usize, at: u64) -> Claim {
+        Claim { node, at: secs(at), dur: secs(60) }
     }
 
     fn seen(ops: &[Op]) -> Seen {
@@ -267,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_stale_read() {
-        let claims = vec![(1, secs(0)), (2, secs(70))];
+        let claims = vec![claim(1, 0), claim(2, 70)];
         let with = |read| Seen { claims: claims.clone(), ..seen(&[grant(1, 0, 1), grant(2, 70, 71), read]) };
         bad(&with(found(1, 72, 73)));
         good(&with(found(1, 70, 73)));
@@ -276,7 +296,7 @@ mod tests {
 
     #[test]
     fn readers_agree_on_an_order() {
-        let claims = vec![(1, secs(0)), (2, secs(60))];
+        let claims = vec![claim(1, 0), claim(2, 60)];
         let all = |first, second| {
             let ops = [grant(1, 0, 1), grant(2, 60, 90), found(first, 70, 71), found(second, 72, 73)];
             Seen { claims: claims.clone(), ..seen(&ops) }
@@ -297,13 +317,18 @@ mod tests {
 
     #[test]
     fn a_refused_claim_constrains_nothing_and_may_act_later() {
-        let refused = |read| Seen { claims: vec![(1, secs(0)), (2, secs(5))], ..seen(&[grant(1, 0, 1), read]) };
+        let refused = |read| Seen { claims: vec![claim(1, 0), claim(2, 5)], ..seen(&[grant(1, 0, 1), read]) };
         // It was carried out after the lease had run out, and before no one.
         good(&refused(found(2, 61, 62)));
         bad(&refused(found(2, 30, 31)));
         bad(&refused(found(3, 61, 62)));
-        // Whoever claims afterwards need not know of it: it may have been given back unseen.
-        good(&Seen { claims: vec![(2, secs(5))], ..seen(&[grant(1, 0, 1), found(2, 61, 62), grant(3, 63, 64)]) });
+        // Then it holds the key as anybody else does, until it gives it back.
+        let then = |releases| {
+            let ops = [grant(1, 0, 1), found(2, 61, 62), grant(3, 63, 64)];
+            Seen { releases, claims: vec![claim(2, 5)], ..seen(&ops) }
+        };
+        bad(&then(Vec::new()));
+        good(&then(vec![(2, secs(6))]));
     }
 
     #[test]

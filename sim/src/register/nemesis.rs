@@ -9,6 +9,7 @@ use dht::{Command, CommandId, Hold, LeaseKey};
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
+use super::linear::Claim;
 use super::links::Weather;
 use super::world::World;
 use crate::clock::Rates;
@@ -311,7 +312,11 @@ impl World {
     /// Claims an address for somebody behind the machine.
     pub fn claim_for(&mut self, node: usize, (ip, client): (Ipv4Addr, &str), hold: Hold, keep: bool) {
         let id = self.next_id();
-        self.history.claimed(id, node, &LeaseKey::Address(ip), self.time);
+        let dur = match hold {
+            Hold::Offer => self.lease.min(Duration::from_secs(120)) / 2,
+            Hold::Full => self.lease,
+        };
+        self.history.claimed(id, &LeaseKey::Address(ip), Claim { node, at: self.time, dur });
         let client = dht::ClientId::of(client.as_bytes());
         let id = CommandId(id);
         let command = Command::ClaimAddress { id, client, want: Some(ip), only_wanted: true, hold, keep };

@@ -145,7 +145,9 @@ pub fn a_release_that_comes_after_the_next_claim(seed: u64, rules: Rules) -> Res
         world.run_until(world.time + Duration::from_secs(2))?;
         let late = Duration::from_millis(world.rng.random_range(2000..9000));
         world.set_postman(Some(Box::new(move |_, _, message| match message {
-            Message::Ops { ops, .. } if ops.iter().any(|op| op.op.kind == OpKind::Release) => Some(vec![late, late * 2]),
+            Message::Ops { ops, .. } if ops.iter().any(|op| op.op.kind == OpKind::Release) => {
+                Some(vec![late, late * 2])
+            }
             _ => None,
         })));
         world.release(3, IP);

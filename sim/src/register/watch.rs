@@ -56,7 +56,7 @@ impl World {
                     None => format!("n{node} reads nobody"),
                 });
                 self.counts.reads += 1;
-                self.history.read(id.0, found, at);
+                self.history.read(id.0, node, found, at);
             }
             Event::Status { .. } => self.check_views(node),
             _ => {}

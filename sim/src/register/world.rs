@@ -87,6 +87,7 @@ pub struct World {
     pub(super) links: Links,
     pub(super) rng: ChaCha8Rng,
     pub(super) rules: Rules,
+    pub(super) lease: Duration,
     /// True time.
     pub time: Duration,
     queue: BTreeMap<(Duration, u64), What>,
@@ -147,6 +148,7 @@ impl World {
             links: Links::new(),
             rng,
             rules,
+            lease,
             time: Duration::ZERO,
             queue: BTreeMap::new(),
             next: 0,
@@ -247,6 +249,12 @@ impl World {
     /// Whether a machine may use this key at this moment.
     pub fn lease(&self, node: usize, key: &LeaseKey) -> Option<Lease> {
         self.machines[node].lease(key, self.time)
+    }
+
+    /// For how much longer it may, by its own clock.
+    pub fn remaining(&self, node: usize, key: &LeaseKey) -> Duration {
+        let now = self.machines[node].glance(self.time).owner.0;
+        self.lease(node, key).map_or(Duration::ZERO, |lease| lease.usable_until.0.saturating_sub(now))
     }
 
     /// Asks something of a machine.
@@ -416,6 +424,11 @@ impl World {
             }
             Input::Message { from, message } => {
                 self.counts.messages += 1;
+                if !self.machines[node].links.contains_key(&from) {
+                    // What is sent over a connection that one end has forgotten is answered with a reset.
+                    let delay = Duration::from_millis(self.rng.random_range(1..8000));
+                    self.end_link(from, node, delay);
+                }
                 let peer = peer_of(&self.machines, from);
                 self.machines[node].handle_message(peer, &message, at);
             }
@@ -473,7 +486,11 @@ impl World {
     pub fn describe(&self, node: usize) -> String {
         let machine = &self.machines[node];
         let now = machine.glance(self.time);
-        machine.namespace().map_or_else(|| "off".to_owned(), |namespace| namespace.describe(0, now))
+        let links: Vec<usize> = machine.links.iter().filter(|(_, link)| link.open).map(|(peer, _)| *peer).collect();
+        let Some(namespace) = machine.namespace() else { return "off".to_owned() };
+        let admitted: Vec<usize> =
+            namespace.membership().admitted().filter_map(|(peer, _)| self.number_of(peer)).collect();
+        format!("{} connected to {links:?} admits {admitted:?}", namespace.describe(0, now))
     }
 
     /// How many machines there are.

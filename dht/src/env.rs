@@ -94,8 +94,6 @@ pub struct Rules {
     pub fast_path_never_refuses: bool,
     /// A replica asks others, before its first vote, whether its store was set back.
     pub restored_asks_first: bool,
-    /// A certificate of an older view is no news any more once every live lease must have been renewed in a later one.
-    pub late_votes_void: bool,
 }
 
 impl Rules {
@@ -138,7 +136,6 @@ impl Rules {
         promise_serves_once: true,
         fast_path_never_refuses: true,
         restored_asks_first: true,
-        late_votes_void: true,
     };
 
     /// Whether an acceptor takes slots whatever the date is: it may be obliged to carry an old append on.

@@ -522,10 +522,6 @@ impl Namespace {
         self.settle(now);
     }
 
-    pub(crate) fn hindrance(&self, now: Now) -> Option<&'static str> {
-        self.presences.hindrance(now.mono)
-    }
-
     /// Proposes these members for the shard of a key, above every round up to `above`.
     pub(crate) fn force_view_above(&mut self, key: &LeaseKey, members: Vec<Member>, above: u64, now: Now) {
         self.coordinator.counter.saw(above);

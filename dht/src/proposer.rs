@@ -41,6 +41,9 @@ const ASKED: Duration = Duration::from_millis(500);
 /// How often a view's hint is published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(6 * 3600);
 
+/// What was accepted before, or the higher ballot that was promised.
+type Promised = Result<Option<(Ballot, View)>, Ballot>;
+
 /// How far a proposal has come.
 #[derive(Debug)]
 enum Stage {
@@ -313,7 +316,7 @@ impl Proposer {
         out: &mut Outbox,
         rounds: &mut Rounds,
         from: &PublicKey,
-        (scope, store_id, ballot, verdict): (Scope, [u8; 16], Ballot, Result<Option<(Ballot, View)>, Ballot>),
+        (scope, store_id, ballot, verdict): (Scope, [u8; 16], Ballot, Promised),
     ) {
         let Some((view, index)) = member_of(env, from, &scope, &store_id) else {
             return out.drop(DropReason::NotReplica);

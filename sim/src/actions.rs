@@ -166,6 +166,16 @@ impl World {
         });
     }
 
+    /// Ends all TCP connections of all guests, without a word.
+    pub fn forget_transfers(&mut self) {
+        for id in self.nodes().iter().map(|node| node.id).collect::<Vec<_>>() {
+            self.with(id, |node, at| {
+                node.guest.forget_transfers();
+                node.pump(at);
+            });
+        }
+    }
+
     /// Has a guest's DHCP client release its lease and stop, or begin again.
     pub fn want_lease(&mut self, id: NodeId, wanted: bool) {
         self.log.note(self.now(), id, "want-lease", &[u8::from(wanted)], || wanted.to_string());
@@ -238,7 +248,7 @@ impl World {
         self.requests += 1;
         let number = self.requests;
         self.with(id, |node, at| node.request(number, request, at));
-        self.run_until("an answer to the command line", Duration::from_secs(15), |world| {
+        self.run_until("an answer to the command line", Duration::from_secs(20), |world| {
             world.node(id).reply(number).is_some()
         })?;
         self.node(id).reply(number).cloned().ok_or_else(|| self.failure("the answer is gone".into()))

@@ -235,6 +235,18 @@ impl Guest {
         }
     }
 
+    /// Forgets its TCP connections without a word. smoltcp asks ARP for one neighbour at a time: a segment that is sent again and
+    /// again to a machine that is no more would keep it from asking for any other.
+    pub fn forget_transfers(&mut self) {
+        let bytes = || tcp::SocketBuffer::new(vec![0; BUFFER]);
+        for old in [self.client, self.server] {
+            self.sockets.remove(old);
+        }
+        self.client = self.sockets.add(tcp::Socket::new(bytes(), bytes()));
+        self.server = self.sockets.add(tcp::Socket::new(bytes(), bytes()));
+        self.to_send = 0;
+    }
+
     /// Stops or starts the DHCP client. Says which lease is to be released, and at which server.
     pub fn want_lease(&mut self, wanted: bool) -> Option<(Ipv4Addr, Ipv4Addr)> {
         if !self.has_client {

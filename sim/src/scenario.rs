@@ -352,6 +352,7 @@ impl Life {
     /// After a while every pair pings; everything is calm, so every first packet must arrive.
     fn meet(&mut self) -> Result<(), Failure> {
         self.pass(Duration::from_secs(700))?;
+        self.world.forget_transfers();
         let all: Vec<NodeId> = self.world.nodes().iter().map(|node| node.id).collect();
         for a in &all {
             for b in &all {

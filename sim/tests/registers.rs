@@ -3,26 +3,38 @@
 use sim::register::lives::{Batch, Totals, run_all};
 use sim::register::{Life, mutants};
 
+const FAULTS: [&str; 11] = [
+    "crash",
+    "reboot",
+    "leave",
+    "pause",
+    "suspend",
+    "disk lost",
+    "partition",
+    "one way",
+    "partial",
+    "weather",
+    "view proposed",
+];
+
 fn lives(seeds: std::ops::Range<u64>) -> Totals {
     let totals = run_all(&Batch { seeds, first_failure: false, life: Life::new(0) }, |_, _| {});
     assert!(totals.failed.is_empty(), "{}", totals.failures(""));
     totals
 }
 
+/// The test command lives two thousand more, optimised.
 #[test]
-fn no_two_owners_in_a_thousand_lives() {
-    let totals = lives(1..1201);
+fn no_two_owners_in_two_hundred_lives() {
+    let totals = lives(1..201);
     // What is tried must not fade away unseen.
     let counts = &totals.counts;
-    assert!(counts.grants > 10_000 && counts.renewals > 40_000 && counts.reads > 5000, "{totals}");
-    assert!(totals.views > 1000, "{totals}");
+    assert!(counts.grants > 2000 && counts.renewals > 7000 && counts.reads > 1500, "{totals}");
+    assert!(totals.views > 200, "{totals}");
     let struck = |name| totals.faults.get(name).copied().unwrap_or(0);
-    let all =
-        ["crash", "reboot", "leave", "pause", "suspend", "disk lost", "partition", "one way", "partial", "weather"];
-    for name in all {
-        assert!(struck(name) > 200, "{name}: {totals}");
+    for name in FAULTS {
+        assert!(struck(name) > 30, "{name}: {totals}");
     }
-    println!("{totals}");
 }
 
 /// Seeds that failed once, each for a reason of its own.
@@ -42,7 +54,7 @@ fn a_seed_is_lived_again_as_it_was() {
 /// Lives of the protocol without something, up to the first that notices.
 fn noticed(name: &str, seeds: u64) {
     let mut life = Life::new(0);
-    (mutants::find(name).unwrap().take)(&mut life);
+    (mutants::find(name).expect("a mutant").take)(&mut life);
     let totals = run_all(&Batch { seeds: 1..1 + seeds, first_failure: true, life }, |_, _| {});
     assert!(!totals.failed.is_empty(), "{seeds} lives without {name}, and none noticed");
 }

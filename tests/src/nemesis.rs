@@ -16,6 +16,8 @@ use crate::watcher::Watcher;
 
 /// Of the numbers that are drawn, those from here on make somebody leave.
 const LEAVE: usize = 11;
+/// How long a member may take to hand over what others need of it.
+const LEAVING: Duration = Duration::from_secs(25);
 /// How many lines of a daemon's are told when it failed.
 const LAST_WORDS: usize = 12;
 
@@ -47,7 +49,7 @@ impl Nemesis {
     /// Faults for this many machines, in a namespace with leases of this duration.
     pub fn new(seed: u64, machines: usize, lease: Duration) -> Self {
         let troubles = (0..machines).map(|_| None).collect();
-        let at_once = machines / 3 + 1;
+        let at_once = machines / 3;
         let (log, counts) = (Vec::new(), std::collections::BTreeMap::new());
         Self { seed, random: seed, lease, troubles, parted_until: None, at_once, log, counts }
     }
@@ -115,13 +117,17 @@ impl Nemesis {
     /// Something new, unless enough is wrong already.
     fn act(&mut self, nine: &mut Nine, watcher: &Watcher) -> anyhow::Result<()> {
         // Drawn whether they are needed or not, so that a seed means the same however long things take.
-        let (what, node) = (self.below(LEAVE + 8), self.below(self.troubles.len()));
+        let (what, anybody, owner) = (self.below(LEAVE + 8), self.below(self.troubles.len()), self.below(64));
         let short = self.between(0, 3000);
-        let (long, cut, stop) = (self.of_lease(110, 140), self.of_lease(10, 130), self.of_lease(105, 140));
+        let (long, cut, stop) = (self.of_lease(110, 200), self.of_lease(10, 130), self.of_lease(105, 240));
         let side = self.side();
+        // Whoever has an address is hit three times as often as others, and only such a one has anything to give back.
+        let holders = watcher.holders();
+        let chosen = holders.get(owner % holders.len().max(1)).copied();
+        let node = if what >= LEAVE || owner < 32 { chosen.unwrap_or(anybody) } else { anybody };
         let leaves = |trouble: &Trouble| matches!(trouble, Trouble::Leaving(_) | Trouble::Left);
         let (gone, broken) = self.troubles.iter().flatten().partition::<Vec<_>, _>(|(trouble, _)| leaves(trouble));
-        let full = if what < LEAVE { broken.len() >= self.at_once } else { gone.len() >= self.at_once - 1 };
+        let full = if what < LEAVE { broken.len() >= self.at_once } else { gone.len() >= 2 };
         if full || self.troubles[node].is_some() {
             return Ok(());
         }
@@ -143,7 +149,7 @@ impl Nemesis {
             _ => {
                 watcher.release_begins(node);
                 let command = nine.nodes[node].overlay_process(&["leave", "lab"])?;
-                self.troubles[node] = Some((Trouble::Leaving(command), now + Duration::from_secs(10)));
+                self.troubles[node] = Some((Trouble::Leaving(command), now + LEAVING));
                 self.note(watcher, "leave", &format!("{node}"));
             }
         }

@@ -129,6 +129,19 @@ impl Nine {
         self.nodes.iter().map(ip).collect()
     }
 
+    /// How each machine stands, a line for each, for when something went wrong.
+    pub fn report(&self) -> String {
+        let line = |(i, node): (usize, &Node)| match node.status() {
+            Ok(status) => {
+                let of = |field: &str| status[field].to_string();
+                let (hosts, view) = (of("hosts"), status["view"]["number"].to_string());
+                format!("node {i}: {} view {view} {} {} {hosts}\n", of("state"), of("cause"), of("candidacy"))
+            }
+            Err(error) => format!("node {i}: {error:#}\n"),
+        };
+        self.nodes.iter().enumerate().map(line).collect()
+    }
+
     /// Waits until the machine's status shows a view of this many.
     ///
     /// # Errors

@@ -94,6 +94,19 @@ impl Watcher {
         self.shared.time()
     }
 
+    /// Who said within the last seconds that it holds an address.
+    pub fn holders(&self) -> Vec<usize> {
+        let since = self.time().saturating_sub(QUESTION * 2 + ANSWER);
+        let mut holders = Vec::new();
+        self.shared.note(|trace| {
+            let recent = trace.holdings.iter().rev().take_while(|holding| holding.from >= since);
+            holders = recent.map(|holding| holding.node).collect();
+        });
+        holders.sort_unstable();
+        holders.dedup();
+        holders
+    }
+
     /// This machine is about to give back all it holds. To be said before it does.
     pub fn release_begins(&self, node: usize) {
         let from = self.time();

@@ -64,7 +64,7 @@ fn no_address_has_two_users_whatever_goes_wrong() -> anyhow::Result<()> {
     let verdict = watcher.finish()?;
     say(&verdict.to_string());
     ensure!(verdict.faults.is_empty(), "{verdict}\n{}\n{}", nemesis.summary(), nemesis.log());
-    after.with_context(|| nemesis.log())?;
+    after.with_context(|| format!("{}\n{}", nine.report(), nemesis.log()))?;
     // A watcher that was blind would have found nothing either.
     ensure!(verdict.uses > 0 && verdict.users > CLAIMABLE && verdict.addresses == CLAIMABLE, "{verdict}");
     Ok(())

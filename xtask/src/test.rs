@@ -32,6 +32,12 @@ pub(crate) fn run(extent: Extent) -> anyhow::Result<ExitCode> {
         ("documentation", &["doc", "--locked", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
         ("program", &["build", "--locked", "--release", "--package", "node"], &[]),
         ("tests", &["test", "--locked", "--workspace", "--exclude", "e2e", "--no-fail-fast"], &[]),
+        // Each life counts as a test; optimised, since there are thousands.
+        (
+            "lives of registers",
+            &["run", "--locked", "--release", "--package", "sim", "--bin", "registers", "--", "--seeds", "2000"],
+            &[],
+        ),
     ] {
         all.add(cargo::run(what, args, env)?);
     }

@@ -182,6 +182,7 @@ impl ViewMessage {
 }
 
 impl Wire for ViewMessage {
+    #[expect(clippy::too_many_lines, reason = "one arm for each message")]
     fn encode(&self, out: &mut Writer) {
         out.u8(self.tag());
         match self {
@@ -257,6 +258,7 @@ impl Wire for ViewMessage {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each message")]
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(match input.u8()? {
             1 => Self::Prepare { scope: Scope::decode(input)?, ballot: Ballot::decode(input)? },

@@ -9,6 +9,7 @@
 
 mod check;
 mod list;
+mod long;
 mod owners;
 mod pack;
 mod rounds;
@@ -64,7 +65,7 @@ fn long() {
     let variable = |name: &str| std::env::var(name).ok();
     let limit = variable("SEARCH_LIMIT").and_then(|limit| limit.parse().ok()).unwrap_or(LONG_LIMIT);
     let only = variable("SEARCH_ONLY").unwrap_or_default();
-    all(list::long().into_iter().filter(|scenario| scenario.name.contains(&only)).collect(), limit);
+    all(long::long().into_iter().filter(|scenario| scenario.name.contains(&only)).collect(), limit);
 }
 
 #[test]

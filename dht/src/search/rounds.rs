@@ -166,7 +166,7 @@ fn promise(next: &mut Next<'_>, state: &State, round: usize, replica: usize) {
     }
     if given {
         cast(world, &mut after, replica, |state, votes| {
-            for item in &mut state.rounds[round].items {
+            for item in state.rounds[round].items.iter_mut().filter(|item| item.phase == phase::PREPARING) {
                 item.promises[replica].votes = votes;
             }
         });

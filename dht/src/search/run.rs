@@ -114,7 +114,6 @@ pub(super) fn search(scenario: &Scenario, limit: usize) -> Report {
         }
     }
     let fault = wrong.map(|(fault, way)| (fault, tell(&world, &mut packer, &way)));
-    #[expect(clippy::disallowed_methods, reason = "a search tells how long it took")]
     let took = began.elapsed();
     Report { name: scenario.name, states: seen.len(), took, witnesses: next.witnesses, fault, whole }
 }

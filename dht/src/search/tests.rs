@@ -40,7 +40,7 @@ fn a_packed_state_is_read_back() {
     walk(|_, state| {
         let (mut bytes, mut again) = (Vec::new(), Vec::new());
         plain.pack(state, &mut bytes);
-        assert_eq!(plain.unpack(&bytes), *state);
+        assert!(plain.unpack(&bytes) == *state, "{:?}", plain.unpack(&bytes));
         packer.pack(state, &mut bytes);
         let mut other = packer.unpack(&bytes);
         packer.pack(&mut other, &mut again);

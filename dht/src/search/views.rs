@@ -331,8 +331,13 @@ fn install(next: &mut Next<'_>, state: &State, (replica, view): (usize, usize), 
             next.witnesses.add(Witness::Collected);
             continue;
         }
+        let small = world.small_cell(&cell);
         if let Some(key) = key {
-            after.replicas[replica].cells[view][key] = world.small_cell(&cell);
+            let cell = &mut after.replicas[replica].cells[view][key];
+            *cell = small;
+            if world.scenario.glue.time_counts_twice {
+                cell.base = 0;
+            }
         }
     }
     let station = &mut after.replicas[replica].stations[view];

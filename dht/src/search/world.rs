@@ -87,7 +87,7 @@ impl World {
     pub(super) fn now(&self, time: u8) -> Now {
         let since = TICK * u32::from(time);
         let (owner, replica) = (OwnerTime(since), ReplicaTime(since));
-        Now { mono: self.start + since, owner, replica, boot: BootId([1; 16]), unix_s: 0 }
+        Now { mono: self.start + since, owner, replica, boot: BootId([1; 16]), ..fixture::now() }
     }
 
     pub(super) fn key(&self, key: usize) -> &RegisterKey {

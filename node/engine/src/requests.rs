@@ -156,6 +156,8 @@ impl Engine {
                 self.command(pending, |id| Command::Invite { id, uses, ttl, role, hosts, contacts })
             }
             Request::Leave => {
+                // Before anything is given back: the next owner may have it long before the register's last answer.
+                self.stop_using_all(now);
                 self.wait(id, Waits::Leave, now);
                 self.command(pending, |id| Command::Leave { id })
             }
@@ -258,13 +260,17 @@ impl Engine {
         self.reply(id, reply);
     }
 
-    pub(crate) fn left(&mut self, command: u64, now: Now) {
+    fn stop_using_all(&mut self, now: Now) {
         self.hosts.leave();
         self.names.leave();
         let held: Vec<Ipv4Addr> = self.hosts.leases.keys().copied().collect();
         for ip in held {
             self.unbind(ip, "left the namespace", now);
         }
+    }
+
+    pub(crate) fn left(&mut self, command: u64, now: Now) {
+        self.stop_using_all(now);
         self.tunnel.erase_all(now.mono);
         if let Some(Pending::Request { id }) = self.pending.remove(&command) {
             self.requests.waiting.remove(&id);

@@ -460,6 +460,17 @@ fn who_left_claims_nothing_any_more() {
 }
 
 #[test]
+fn who_leaves_stops_using_its_addresses_before_it_gives_them_back() {
+    let mut lab = Lab::connected();
+    assert!(lab.engine.hosts.own().is_some());
+    lab.engine.handle_request(RequestId(1), Request::Leave, lab.now);
+    assert!(lab.engine.hosts.own().is_none() && lab.engine.status(lab.now).hosts.is_empty());
+    lab.settle();
+    assert!(lab.events.iter().any(|event| matches!(event, Event::AddressLost { .. })));
+    assert!(matches!(lab.commands.last(), Some(Command::Leave { .. })), "{:?}", lab.commands);
+}
+
+#[test]
 fn what_is_granted_to_who_left_meanwhile_is_given_back() {
     let mut lab = Lab::new(Addressing::Own, Hostname::Default("node".into()));
     lab.engine.handle_request(RequestId(1), Request::Leave, lab.now);

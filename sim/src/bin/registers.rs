@@ -68,6 +68,9 @@ fn all(arguments: &Arguments) -> ExitCode {
     let totals = run_all(&arguments.batch, |seed, failure| println!("seed {seed}: {failure}"));
     print!("{}", totals.failures(&arguments.words));
     println!("{totals}\n  {:.0} s", now().duration_since(began).as_secs_f64());
+    let failed = u64::try_from(totals.failed.len()).unwrap_or(u64::MAX);
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!("test result: {word}. {} passed; {failed} failed; 0 ignored", totals.lives - failed);
     if totals.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

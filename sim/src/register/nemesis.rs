@@ -78,8 +78,24 @@ impl Nemesis {
     /// One fault.
     pub fn strike(&mut self, world: &mut World, lease: Duration) {
         let node = world.rng.random_range(0..world.len());
-        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         let name = match world.rng.random_range(0..100) {
+            0..42 => self.strike_machine(world, node, lease),
+            42..76 => strike_network(world),
+            76..92 => change_weather(world, lease),
+            _ => {
+                world.propose_some_view(node);
+                "view proposed"
+            }
+        };
+        *self.faults.entry(name).or_default() += 1;
+    }
+
+    fn strike_machine(&mut self, world: &mut World, node: usize, lease: Duration) -> &'static str {
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        if !world.machines[node].is_awake() {
+            return "spared";
+        }
+        match world.rng.random_range(0..42) {
             0..14 => {
                 self.crash(world, node);
                 self.until(world, 10, 3000, End::Away(node));
@@ -108,52 +124,41 @@ impl Nemesis {
                 self.until(world, 1000, lease_ms * 3 / 2, End::Sleep(node));
                 "suspend"
             }
-            38..42 if world.may_lose_disk(node) => {
+            _ if !world.shrinks && world.may_lose_disk(node) => {
                 world.lose_disk(node, Store::New);
                 self.until(world, 10, 3000, End::Away(node));
                 "disk lost"
             }
-            42..52 => {
-                let cut = full(world);
-                world.set_cut(cut);
-                "partition"
-            }
-            52..58 => {
-                let cut = one_way(world);
-                world.set_cut(cut);
-                "one way"
-            }
-            58..64 => {
-                let cut = partial(world);
-                world.set_cut(cut);
-                "partial"
-            }
-            64..76 => {
-                world.set_cut(BTreeSet::new());
-                "mended"
-            }
-            76..84 => {
-                let weather = Weather {
-                    loss: world.rng.random_range(0..200),
-                    copies: world.rng.random_range(0..200),
-                    delay: Duration::from_millis(world.rng.random_range(5..1500)),
-                    strays: world.rng.random_range(0..30),
-                    late: lease * 3 / 2,
-                };
-                world.set_weather(weather);
-                "weather"
-            }
-            84..92 => {
-                world.set_weather(Weather::calm());
-                "calm"
-            }
-            _ => {
-                world.propose_some_view(node);
-                "view proposed"
-            }
-        };
-        *self.faults.entry(name).or_default() += 1;
+            _ => "spared",
+        }
     }
+}
+
+fn strike_network(world: &mut World) -> &'static str {
+    let (cut, name) = match world.rng.random_range(0..34) {
+        0..10 => (full(world), "partition"),
+        10..16 => (one_way(world), "one way"),
+        16..22 => (partial(world), "partial"),
+        _ => (BTreeSet::new(), "mended"),
+    };
+    world.set_cut(cut);
+    name
+}
+
+fn change_weather(world: &mut World, lease: Duration) -> &'static str {
+    if world.rng.random_bool(0.5) {
+        world.set_weather(Weather::calm());
+        return "calm";
+    }
+    let weather = Weather {
+        loss: world.rng.random_range(0..200),
+        copies: world.rng.random_range(0..200),
+        delay: Duration::from_millis(world.rng.random_range(5..1500)),
+        strays: world.rng.random_range(0..30),
+        late: lease * 3 / 2,
+    };
+    world.set_weather(weather);
+    "weather"
 }
 
 fn full(world: &mut World) -> BTreeSet<(usize, usize)> {
@@ -274,7 +279,7 @@ impl World {
         let Some(now) = self.machines[node].namespace().and_then(|n| n.membership().chain().newest(0)).cloned() else {
             return;
         };
-        let mut size = [1, 3, 5][self.rng.random_range(0..3)];
+        let mut size = [1, 3, 5][self.rng.random_range(usize::from(!self.shrinks)..3)];
         let stay: Vec<Member> = now.members.iter().filter(|member| known.contains(member)).copied().collect();
         size = size.min(if known.len() >= 5 { 5 } else { 3 });
         let mut next: Vec<Member> = stay.into_iter().take(size / 2 + 1).collect();

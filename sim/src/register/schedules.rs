@@ -119,9 +119,9 @@ pub fn an_answer_that_takes_its_time(seed: u64, rules: Rules) -> Result<u64, Fai
     for round in 0..3 {
         let owner = 3 + round % 3;
         let late = Duration::from_millis(world.rng.random_range(2500..3500));
-        world.set_postman(Some(Box::new(move |_, to, message| match message {
-            Message::Results { .. } if to == owner => Some(vec![late]),
-            _ => None,
+        world.set_postman(Some(Box::new(move |_, to, message| {
+            let answer = to == owner && matches!(message, Message::Results { .. });
+            answer.then(|| vec![late])
         })));
         world.claim(owner, IP, false);
         let asked = world.time;
@@ -188,14 +188,13 @@ pub fn a_proposer_that_dies_before_it_tells(seed: u64, rules: Rules) -> Result<u
         // Votes on values are slow, so that some of them meet a member that has voted for the next view meanwhile.
         let (voted, slow) = (Rc::new(Cell::new(0)), Duration::from_millis(world.rng.random_range(1..4000)));
         let count = Rc::clone(&voted);
-        world.set_postman(Some(Box::new(move |from, to, message| match message {
-            Message::View(ViewMessage::Accepted { verdict: Ok(_), .. }) if to == proposer => {
-                count.set(count.get() + 1);
-                None
+        world.set_postman(Some(Box::new(move |from, to, message| {
+            let vote = matches!(message, Message::View(ViewMessage::Accepted { verdict: Ok(_), .. }));
+            count.set(count.get() + u32::from(vote && to == proposer));
+            if from == proposer && matches!(message, Message::Moved { .. }) {
+                return Some(Vec::new());
             }
-            Message::Moved { .. } if from == proposer => Some(Vec::new()),
-            Message::Accept { .. } if to % 2 == 0 => Some(vec![slow]),
-            _ => None,
+            (to % 2 == 0 && matches!(message, Message::Accept { .. })).then(|| vec![slow])
         })));
         world.claim(owner, IP, round % 2 == 0);
         world.run_until(world.time + Duration::from_millis(60))?;

@@ -17,6 +17,7 @@ use super::world::{Failure, World};
 const SLOWEST: u32 = 990;
 
 impl World {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only what is judged is looked at")]
     pub(super) fn observe(&mut self, node: usize, event: Event) {
         let at = self.time;
         match event {

@@ -28,13 +28,14 @@ impl World {
     }
 
     pub(super) fn carry(&mut self, from: usize, to: usize, input: Input) {
-        let delays = match (&mut self.postman, &input) {
-            (Some(postman), Input::Message { message, .. }) if !self.links.is_cut(from, to) => {
-                Message::from_bytes(message.as_slice()).ok().and_then(|message| postman(from, to, &message))
-            }
-            _ => None,
+        let decided = if let (Some(postman), Input::Message { message, .. }) = (&mut self.postman, &input)
+            && !self.links.is_cut(from, to)
+        {
+            Message::from_bytes(message.as_slice()).ok().and_then(|message| postman(from, to, &message))
+        } else {
+            None
         };
-        let delays = delays.unwrap_or_else(|| self.links.deliveries(from, to, &mut self.rng));
+        let delays = decided.unwrap_or_else(|| self.links.deliveries(from, to, &mut self.rng));
         for delay in delays {
             // Delays are counted from when it arrives at the process that runs then.
             let life = self.machines[to].life;

@@ -88,6 +88,8 @@ pub struct World {
     pub(super) rng: ChaCha8Rng,
     pub(super) rules: Rules,
     pub(super) lease: Duration,
+    /// Whether views are proposed that have one member. Then no disk may get lost: it may be the only one by the time.
+    pub shrinks: bool,
     /// True time.
     pub time: Duration,
     queue: BTreeMap<(Duration, u64), What>,
@@ -149,6 +151,7 @@ impl World {
             rng,
             rules,
             lease,
+            shrinks: false,
             time: Duration::ZERO,
             queue: BTreeMap::new(),
             next: 0,
@@ -336,7 +339,14 @@ impl World {
             while let Some(output) = self.machines[node].poll_output() {
                 match output {
                     Output::Persist(more) => writes.extend(more),
-                    wish => wishes.push(wish),
+                    wish @ (Output::Send { .. }
+                    | Output::Admit { .. }
+                    | Output::Refuse { .. }
+                    | Output::Dial { .. }
+                    | Output::Publish { .. }
+                    | Output::Seek { .. }
+                    | Output::DialBack { .. }
+                    | Output::Event(_)) => wishes.push(wish),
                 }
             }
             let joined = self.take_joined(node, &mut writes);

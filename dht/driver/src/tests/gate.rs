@@ -187,9 +187,10 @@ impl Outsider {
         Self::connect_from(node, address, None).await
     }
 
-    /// One that knows the secret. If it listens, it dials from there; it tells nobody where.
+    /// One that knows the secret. If it listens, by QUIC, it dials from there; it tells nobody where.
     pub(super) async fn member(node: &Node, secret: &[u8], listen: Option<Multiaddr>) -> Self {
-        let [_, address] = crate::address::multiaddrs_of(node.addr());
+        let [quic, tcp] = crate::address::multiaddrs_of(node.addr());
+        let address = if listen.is_some() { quic } else { tcp };
         let mut member = Self::connect_from(node, address, listen).await;
         let answer = member.probe(hello::PROTOCOL, Script::Join(secret.to_vec())).await;
         assert_eq!(answer, Outcome::Got(secret.to_vec()));

@@ -84,7 +84,7 @@ async fn a_peer_that_only_calls_is_not_reached_where_it_calls_from() {
 async fn a_peer_is_dialled_back_from_a_new_port_where_it_is_seen_and_nothing_is_said() {
     let mut node = Node::fake(config(1, free_port()), Fake::new(b"same"), "new-port");
     node.listening().await;
-    let listen = format!("/ip4/127.0.0.1/tcp/{}", free_port()).parse().unwrap();
+    let listen = format!("/ip4/127.0.0.1/udp/{}/quic-v1", free_port()).parse().unwrap();
     let mut member = Outsider::member(&node, b"same", Some(listen)).await;
     let peer = *member.swarm.local_peer_id();
     node.connected(peer).await;

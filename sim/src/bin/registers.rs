@@ -74,7 +74,7 @@ fn all(arguments: &Arguments) -> ExitCode {
     if totals.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// One line for each mutant, as in `docs/register-simulation.md`.
+/// One line for each mutant, as in `docs/register-lives.md`.
 fn table(arguments: &Arguments) -> ExitCode {
     println!("| missing | schedule that notices | lives until one notices | what it notices |\n|---|---|---|---|");
     for mutant in mutants::RULES.iter().chain(mutants::OTHERS) {

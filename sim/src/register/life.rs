@@ -71,7 +71,7 @@ pub fn run(life: Life) -> (Report, Result<(), Failure>) {
     let founders = [1, 3, 5][usize::try_from(life.seed % 3).unwrap_or(0)];
     let lease = Duration::from_secs([30, 45, 60][usize::try_from(life.seed / 3 % 3).unwrap_or(0)]);
     let mut world = World::found(life.seed, founders, lease, life.rules, life.trace);
-    world.shrinks = life.seed / 9 % 2 == 0;
+    world.shrinks = (life.seed / 9).is_multiple_of(2);
     let result = trouble(&mut world, &mut nemesis, founders, lease, life.faults);
     let result = result.and_then(|()| mended(&mut world, &mut nemesis, lease));
     let (healed, result) = match result {

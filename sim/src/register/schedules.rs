@@ -144,11 +144,9 @@ pub fn a_release_that_comes_after_the_next_claim(seed: u64, rules: Rules) -> Res
         world.claim(3, IP, false);
         world.run_until(world.time + Duration::from_secs(2))?;
         let late = Duration::from_millis(world.rng.random_range(2000..9000));
-        world.set_postman(Some(Box::new(move |_, _, message| match message {
-            Message::Ops { ops, .. } if ops.iter().any(|op| op.op.kind == OpKind::Release) => {
-                Some(vec![late, late * 2])
-            }
-            _ => None,
+        world.set_postman(Some(Box::new(move |_, _, message| {
+            let ops = if let Message::Ops { ops, .. } = message { ops.as_slice() } else { &[] };
+            ops.iter().any(|op| op.op.kind == OpKind::Release).then(|| vec![late, late * 2])
         })));
         world.release(3, IP);
         let pause = Duration::from_millis(world.rng.random_range(50..1500));

@@ -142,6 +142,16 @@ impl Nine {
         self.nodes.iter().enumerate().map(line).collect()
     }
 
+    /// Who owns each of these addresses, as each machine sees it, for when something went wrong.
+    pub fn owners(&self, addresses: &[Ipv4Addr]) -> String {
+        let owner = |ip: &Ipv4Addr| {
+            let answer = |node: &Node| node.overlay(&["lookup", &ip.to_string()]).ok();
+            let said = self.nodes.iter().filter_map(answer).map(|said| said.stdout + &said.stderr);
+            format!("{ip}: {}\n", said.collect::<Vec<_>>().join(" / ").replace('\n', " "))
+        };
+        addresses.iter().map(owner).collect()
+    }
+
     /// Waits until the machine's status shows a view of this many.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 //! history    what owners and readers saw, with true times, and the order that the fencing tokens give it
 //! linear     a search for any order of it that a register allows
 //! life       one seed: founding, joining, faults, healing
+//! scarce     a life with fewer addresses than machines
 //! lives      many, on all cores
 //! mutants    the protocol with something missing: do they notice?
 //! ```
@@ -27,6 +28,7 @@ pub mod lives;
 mod machine;
 pub mod mutants;
 pub mod nemesis;
+pub mod scarce;
 pub mod schedules;
 mod watch;
 mod wire;

@@ -70,6 +70,11 @@ impl History {
         self.keys.entry(key.clone()).or_default().claims.push(claim);
     }
 
+    /// From here on this key is looked at, whoever claims it.
+    pub fn watch(&mut self, key: &LeaseKey) {
+        self.keys.entry(key.clone()).or_default();
+    }
+
     /// A question with this number is asked.
     pub fn asked(&mut self, id: u64, key: &LeaseKey, at: Duration) {
         self.asked.insert(id, (key.clone(), at));

@@ -15,7 +15,7 @@ use super::world::{Counts, Failure, World};
 /// Addresses that everybody wants.
 const WANTED: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 5), Ipv4Addr::new(10, 9, 0, 6)];
 /// The clock error that the configuration allows for.
-const RHO_PPM: u32 = 10_000;
+pub(super) const RHO_PPM: u32 = 10_000;
 
 /// How a life is set up.
 #[derive(Clone, Copy, Debug)]

@@ -314,6 +314,13 @@ impl World {
         self.claim_for(node, (ip, "self"), Hold::Full, keep);
     }
 
+    /// Claims whatever address is free, and keeps it.
+    pub fn claim_any(&mut self, node: usize) {
+        let (id, client) = (CommandId(self.next_id()), dht::ClientId::of(b"self"));
+        let (want, only_wanted, hold, keep) = (None, false, Hold::Full, true);
+        self.command(node, Command::ClaimAddress { id, client, want, only_wanted, hold, keep });
+    }
+
     /// Claims an address for somebody behind the machine.
     pub fn claim_for(&mut self, node: usize, (ip, client): (Ipv4Addr, &str), hold: Hold, keep: bool) {
         let id = self.next_id();

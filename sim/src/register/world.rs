@@ -121,9 +121,14 @@ fn bytes(rng: &mut ChaCha8Rng) -> [u8; 32] {
 impl World {
     /// Founders that are the replicas of view 0. Nothing runs yet.
     pub fn found(seed: u64, founders: usize, lease: Duration, rules: Rules, trace: bool) -> Self {
+        Self::found_in("10.9.0.0/24", seed, founders, lease, rules, trace)
+    }
+
+    /// The same with other addresses.
+    pub fn found_in(range: &str, seed: u64, founders: usize, lease: Duration, rules: Rules, trace: bool) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let keys: Vec<SecretKey> = (0..founders).map(|_| SecretKey::from_seed(&bytes(&mut rng))).collect();
-        let range = Some("10.9.0.0/24".parse().expect("a range"));
+        let range = Some(range.parse().expect("a range"));
         let request = CreateRequest { name: NAMESPACE.into(), range, lease, recovery: None };
         let (_, authority, created) =
             found(request, &keys.iter().collect::<Vec<_>>(), bytes(&mut rng), EPOCH).expect("a sound request");

@@ -55,4 +55,10 @@ impl Disk {
             self.safe.insert(b"m/store-id".to_vec(), store_id.to_vec());
         }
     }
+
+    /// All is as it was, as after a backup was restored.
+    pub fn set_back(&mut self, image: Image) {
+        self.under_way.clear();
+        self.safe = image;
+    }
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dht::record::guard;
-use dht::{LeaseKey, Rules};
+use dht::{Hold, LeaseKey, Rules};
 use rand::RngExt;
 
 use super::links::Weather;
@@ -15,7 +15,7 @@ use super::world::{Counts, Failure, World};
 /// Addresses that everybody wants.
 const WANTED: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 5), Ipv4Addr::new(10, 9, 0, 6)];
 /// The clock error that the configuration allows for.
-const RHO_PPM: u32 = 10_000;
+pub(super) const RHO_PPM: u32 = 10_000;
 
 /// How a life is set up.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,8 @@ pub struct Life {
     pub faults: Duration,
     /// All on, but where a test shows that it notices.
     pub rules: Rules,
+    /// Whether a replica that restarts has forgotten everything but its name: also for showing that this is noticed.
+    pub forgetful: bool,
     /// Whether every line of what happens is printed.
     pub trace: bool,
 }
@@ -33,7 +35,7 @@ pub struct Life {
 impl Life {
     /// As the test command runs it.
     pub fn new(seed: u64) -> Self {
-        Self { seed, faults: Duration::from_secs(150), rules: Rules::ALL, trace: false }
+        Self { seed, faults: Duration::from_secs(150), rules: Rules::ALL, forgetful: false, trace: false }
     }
 }
 
@@ -46,6 +48,12 @@ pub struct Report {
     pub views: u64,
     /// What struck.
     pub faults: Faults,
+    /// How many operations the history has.
+    pub history: usize,
+    /// The namespace's lease.
+    pub lease: Duration,
+    /// How long after everything was mended everybody had the address that it wants.
+    pub healed: Option<Duration>,
 }
 
 /// So many machines keep an address of their own; the others only come and go.
@@ -59,20 +67,24 @@ fn own(node: usize) -> Ipv4Addr {
 /// Lives one life.
 pub fn run(life: Life) -> (Report, Result<(), Failure>) {
     let mut nemesis = Nemesis::default();
-    // Drawn from the seed itself, so that neighbouring seeds differ in all of it.
+    nemesis.forgetful = life.forgetful;
     let founders = [1, 3, 5][usize::try_from(life.seed % 3).unwrap_or(0)];
     let lease = Duration::from_secs([30, 45, 60][usize::try_from(life.seed / 3 % 3).unwrap_or(0)]);
     let mut world = World::found(life.seed, founders, lease, life.rules, life.trace);
-    let result = live(&mut world, &mut nemesis, founders, lease, life.faults);
-    let result = result.and_then(|()| {
-        // Replicas wait at least as long as any owner may go on.
-        let least = lease;
-        world.history.check(least).map_err(|what| Failure { at: world.time, what })
-    });
-    (Report { counts: world.counts.clone(), views: world.views(), faults: nemesis.faults }, result)
+    world.shrinks = (life.seed / 9).is_multiple_of(2);
+    let result = trouble(&mut world, &mut nemesis, founders, lease, life.faults);
+    let result = result.and_then(|()| mended(&mut world, &mut nemesis, lease));
+    let (healed, result) = match result {
+        Ok(healed) => (Some(healed), Ok(())),
+        Err(failure) => (None, Err(failure)),
+    };
+    let result = result.and_then(|()| world.history.check().map_err(|what| Failure { at: world.time, what }));
+    let (views, history) = (world.views(), world.history.len());
+    (Report { counts: world.counts, views, faults: nemesis.faults, history, lease, healed }, result)
 }
 
-fn live(
+/// Founding, joining and everything that goes wrong.
+fn trouble(
     world: &mut World,
     nemesis: &mut Nemesis,
     founders: usize,
@@ -108,11 +120,7 @@ fn live(
         }
         act(world);
     }
-    mend(world, nemesis)?;
-    // A lease time and the guard, in which everything that anybody left behind has ended, and a view change.
-    let patience = guard(lease, RHO_PPM) + Duration::from_secs(130);
-    world.run_until(world.time + patience)?;
-    converged(world)
+    Ok(())
 }
 
 /// Somebody wants something.
@@ -121,39 +129,66 @@ fn act(world: &mut World) {
     let ip = WANTED[world.rng.random_range(0..WANTED.len())];
     match world.rng.random_range(0..10) {
         0..5 => {
+            let client = if world.rng.random_bool(0.9) { "self" } else { "guest" };
+            let hold = if world.rng.random_bool(0.8) { Hold::Full } else { Hold::Offer };
             let keep = world.rng.random_bool(0.3);
-            world.claim(node, ip, keep);
+            world.claim_for(node, (ip, client), hold, keep);
         }
         5..7 => world.release(node, ip),
         _ => world.look_up(node, ip),
     }
 }
 
-fn mend(world: &mut World, nemesis: &mut Nemesis) -> Result<(), Failure> {
+/// All is mended; then everybody gets what it wants, and nobody loses what it has. Says how long that took.
+fn mended(world: &mut World, nemesis: &mut Nemesis, lease: Duration) -> Result<Duration, Failure> {
     world.set_cut(BTreeSet::new());
     world.set_weather(Weather::calm());
     nemesis.end_due(world, true);
     for node in 0..world.len() {
         world.start(node);
     }
-    world.run_until(world.time + Duration::from_secs(1))?;
+    let start = world.time;
+    let second = Duration::from_secs(1);
+    world.run_until(start + second)?;
     // As a daemon does that finds itself without an address, say because its disk was lost.
-    for node in 0..KEEPERS.min(world.len()) {
+    let keepers = KEEPERS.min(world.len());
+    for node in 0..keepers {
         world.claim(node, own(node), true);
     }
-    Ok(())
-}
-
-/// Everybody has the address that nobody else wants, and all know the same views.
-fn converged(world: &World) -> Result<(), Failure> {
-    let fail = |what| Err(Failure { at: world.time, what });
-    for node in 0..KEEPERS.min(world.len()) {
-        if world.lease(node, &LeaseKey::Address(own(node))).is_none() {
-            let all: Vec<String> =
-                (0..world.len()).map(|node| format!("\n  n{node} {}", world.describe(node))).collect();
-            let ip = own(node);
-            return fail(format!("n{node} has no lease of {ip} long after everything was mended{}", all.concat()));
+    // What anybody left behind has ended after a lease and the guard; a lost member has been replaced a little later.
+    let patience = start + guard(lease, RHO_PPM) + Duration::from_secs(130);
+    let had = holders(world, lease / 2);
+    let mut healed = None;
+    while world.time < patience {
+        world.run_until(world.time + second)?;
+        let left =
+            (0..keepers).map(|node| world.remaining(node, &LeaseKey::Address(own(node)))).min().unwrap_or_default();
+        // What was not renewed for a while is not safe yet.
+        if healed.is_none() && left > lease / 2 {
+            healed = Some(world.time - start);
+        }
+        if healed.is_some() && left.is_zero() {
+            return Err(world.report("somebody has lost its address for no reason".to_owned()));
+        }
+        if world.time <= start + lease / 3
+            && let Some((node, ip)) = had.iter().find(|had| world.lease(had.0, &LeaseKey::Address(had.1)).is_none())
+        {
+            return Err(world.report(format!("n{node} had {ip} and has lost it")));
+        }
+        // Long enough for everybody to renew once more.
+        if healed.is_some_and(|healed| world.time >= start + healed + lease / 2) && world.agree().is_ok() {
+            break;
         }
     }
-    Ok(())
+    let Some(healed) = healed else {
+        return Err(world.report("somebody has no address long after everything was mended".to_owned()));
+    };
+    world.agree()?;
+    Ok(healed)
+}
+
+/// Who has what for at least so much longer.
+fn holders(world: &World, least: Duration) -> Vec<(usize, Ipv4Addr)> {
+    let all = (0..world.len()).flat_map(|node| WANTED.into_iter().chain([own(node)]).map(move |ip| (node, ip)));
+    all.filter(|(node, ip)| world.remaining(*node, &LeaseKey::Address(*ip)) >= least).collect()
 }

@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dht::view::Member;
-use dht::{Command, CommandId, LeaseKey};
+use dht::{Command, CommandId, Hold, LeaseKey};
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
+use super::linear::Claim;
 use super::links::Weather;
 use super::world::World;
 use crate::clock::Rates;
@@ -21,6 +22,8 @@ pub type Faults = BTreeMap<&'static str, u64>;
 pub struct Nemesis {
     /// What struck.
     pub faults: Faults,
+    /// Whether whoever crashes forgets its leases and its votes.
+    pub forgetful: bool,
     /// What ends when.
     ends: Vec<(Duration, End)>,
 }
@@ -64,6 +67,14 @@ impl Nemesis {
         self.ends.push((world.time + Duration::from_millis(millis), end));
     }
 
+    /// A machine ends in the middle of what it does. A forgetful one comes back with nothing but its old name.
+    fn crash(&self, world: &mut World, node: usize) {
+        world.crash(node);
+        if self.forgetful {
+            world.lose_disk(node, Store::Same);
+        }
+    }
+
     /// One fault.
     pub fn strike(&mut self, world: &mut World, lease: Duration) {
         let node = world.rng.random_range(0..world.len());
@@ -81,14 +92,17 @@ impl Nemesis {
 
     fn strike_machine(&mut self, world: &mut World, node: usize, lease: Duration) -> &'static str {
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        if !world.machines[node].is_awake() {
+            return "spared";
+        }
         match world.rng.random_range(0..42) {
             0..14 => {
-                world.crash(node);
+                self.crash(world, node);
                 self.until(world, 10, 3000, End::Away(node));
                 "crash"
             }
             14..20 => {
-                world.crash(node);
+                self.crash(world, node);
                 let rates = rates(world);
                 world.set_clock(node, rates);
                 self.until(world, 500, 20_000, End::Away(node));
@@ -96,7 +110,7 @@ impl Nemesis {
             }
             20..28 => {
                 // Churn: away for longer than a lease.
-                world.crash(node);
+                self.crash(world, node);
                 self.until(world, lease_ms / 2, lease_ms * 2, End::Away(node));
                 "leave"
             }
@@ -110,7 +124,7 @@ impl Nemesis {
                 self.until(world, 1000, lease_ms * 3 / 2, End::Sleep(node));
                 "suspend"
             }
-            _ if world.may_lose_disk(node) => {
+            _ if !world.shrinks && world.may_lose_disk(node) => {
                 world.lose_disk(node, Store::New);
                 self.until(world, 10, 3000, End::Away(node));
                 "disk lost"
@@ -265,7 +279,7 @@ impl World {
         let Some(now) = self.machines[node].namespace().and_then(|n| n.membership().chain().newest(0)).cloned() else {
             return;
         };
-        let mut size = [1, 3, 5][self.rng.random_range(0..3)];
+        let mut size = [1, 3, 5][self.rng.random_range(usize::from(!self.shrinks)..3)];
         let stay: Vec<Member> = now.members.iter().filter(|member| known.contains(member)).copied().collect();
         size = size.min(if known.len() >= 5 { 5 } else { 3 });
         let mut next: Vec<Member> = stay.into_iter().take(size / 2 + 1).collect();
@@ -280,20 +294,44 @@ impl World {
         }
     }
 
+    /// Lets a machine propose these members.
+    pub fn propose(&mut self, node: usize, next: &[usize]) {
+        let members: Vec<Member> =
+            next.iter().filter_map(|node| member_of(self.machines[*node].namespace()?)).collect();
+        let (at, key) = (self.time, LeaseKey::Address(Ipv4Addr::new(10, 9, 0, 5)));
+        self.machines[node].with_namespace(at, |it, now| it.force_view(&key, members, now));
+        self.pump(node);
+    }
+
+    /// The machines that are the members of the newest view that anybody knows.
+    pub fn members(&self) -> Option<Vec<usize>> {
+        let members = self.newest_view()?;
+        members.iter().map(|member| self.number_of(&member.identity.peer_id()?)).collect()
+    }
+
     /// Claims exactly this address.
     pub fn claim(&mut self, node: usize, ip: Ipv4Addr, keep: bool) {
+        self.claim_for(node, (ip, "self"), Hold::Full, keep);
+    }
+
+    /// Claims whatever address is free, and keeps it.
+    pub fn claim_any(&mut self, node: usize) {
+        let (id, client) = (CommandId(self.next_id()), dht::ClientId::of(b"self"));
+        let (want, only_wanted, hold, keep) = (None, false, Hold::Full, true);
+        self.command(node, Command::ClaimAddress { id, client, want, only_wanted, hold, keep });
+    }
+
+    /// Claims an address for somebody behind the machine.
+    pub fn claim_for(&mut self, node: usize, (ip, client): (Ipv4Addr, &str), hold: Hold, keep: bool) {
         let id = self.next_id();
-        let key = LeaseKey::Address(ip);
-        self.history.asked(id, &key, self.time);
-        let client = dht::ClientId::of(b"self");
-        let command = Command::ClaimAddress {
-            id: CommandId(id),
-            client,
-            want: Some(ip),
-            only_wanted: true,
-            hold: dht::Hold::Full,
-            keep,
+        let dur = match hold {
+            Hold::Offer => self.lease.min(Duration::from_secs(120)) / 2,
+            Hold::Full => self.lease,
         };
+        self.history.claimed(id, &LeaseKey::Address(ip), Claim { node, at: self.time, dur });
+        let client = dht::ClientId::of(client.as_bytes());
+        let id = CommandId(id);
+        let command = Command::ClaimAddress { id, client, want: Some(ip), only_wanted: true, hold, keep };
         self.command(node, command);
     }
 
@@ -302,7 +340,6 @@ impl World {
         if self.machines[node].is_on() {
             let id = CommandId(self.next_id());
             self.counts.releases += 1;
-            self.history.released(node, &LeaseKey::Address(ip), self.time);
             self.command(node, Command::ReleaseAddress { id, ip });
         }
     }

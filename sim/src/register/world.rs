@@ -1,6 +1,6 @@
 //! All machines, and what happens to them in the order of true time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -8,23 +8,20 @@ use dht::create::{CreateRequest, found};
 use dht::identity::SecretKey;
 use dht::join::JoinerEvent;
 use dht::token::{Contact, ContactAddress, Token};
-use dht::{Command, CommandId, Event, Keys, Lease, LeaseKey, Namespace, Output, Role, Rules};
+use dht::{ClientId, Command, CommandId, Event, Keys, Lease, LeaseKey, Namespace, Output, Role, Rules};
 use libp2p_identity::PeerId;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::history::History;
-use super::links::{Links, Weather};
-use super::machine::{Input, Link, Machine, Process};
+use super::links::Links;
+use super::machine::{Input, Machine, Process};
+use super::wire::Postman;
 use crate::clock::{EPOCH, MachineClock, Rates};
 use crate::disk::{Disk, Unsynced};
 
 /// The name of the namespace.
 const NAMESPACE: &str = "lab";
-/// A handshake that is not through by then has failed.
-const HANDSHAKE: Duration = Duration::from_secs(3);
-/// Messages that wait for a connection.
-const MOST_WAITING: usize = 64;
 
 /// What was wrong, and when.
 #[derive(Clone, Debug)]
@@ -42,7 +39,7 @@ impl fmt::Display for Failure {
 }
 
 /// Something that happens.
-enum What {
+pub(super) enum What {
     Input { node: usize, life: u64, input: Input },
     Wake { node: usize },
     Synced { node: usize, life: u64 },
@@ -62,10 +59,26 @@ pub struct Counts {
     pub releases: u64,
     /// Leases whose owner stopped using them unasked.
     pub losses: u64,
+    /// How often a machine began to use a key.
+    pub ownerships: u64,
     /// Questions that were answered by a quorum.
     pub reads: u64,
     /// Messages that arrived.
     pub messages: u64,
+}
+
+impl Counts {
+    /// Adds those of another life.
+    pub fn add(&mut self, other: &Self) {
+        self.grants += other.grants;
+        self.renewals += other.renewals;
+        self.refusals += other.refusals;
+        self.releases += other.releases;
+        self.losses += other.losses;
+        self.ownerships += other.ownerships;
+        self.reads += other.reads;
+        self.messages += other.messages;
+    }
 }
 
 /// All machines.
@@ -74,12 +87,18 @@ pub struct World {
     pub(super) links: Links,
     pub(super) rng: ChaCha8Rng,
     pub(super) rules: Rules,
+    pub(super) lease: Duration,
+    /// Whether views are proposed that have one member. Then no disk may get lost: it may be the only one by the time.
+    pub shrinks: bool,
     /// True time.
     pub time: Duration,
     queue: BTreeMap<(Duration, u64), What>,
-    next: u64,
+    pub(super) next: u64,
     numbers: BTreeMap<PeerId, usize>,
-    hints: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) hints: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) postman: Option<Postman>,
+    /// Who used what when it was last looked at.
+    pub(super) using: BTreeMap<(usize, LeaseKey), ClientId>,
     origin: Instant,
     inviter: Namespace,
     /// What was seen from outside.
@@ -87,8 +106,8 @@ pub struct World {
     /// What was counted.
     pub counts: Counts,
     /// The view that followed each view: by shard and number.
-    successors: BTreeMap<(u16, u64), [u8; 32]>,
-    failure: Option<Failure>,
+    pub(super) successors: BTreeMap<(u16, u64), [u8; 32]>,
+    pub(super) failure: Option<Failure>,
     trace: bool,
     next_command: u64,
 }
@@ -102,9 +121,14 @@ fn bytes(rng: &mut ChaCha8Rng) -> [u8; 32] {
 impl World {
     /// Founders that are the replicas of view 0. Nothing runs yet.
     pub fn found(seed: u64, founders: usize, lease: Duration, rules: Rules, trace: bool) -> Self {
+        Self::found_in("10.9.0.0/24", seed, founders, lease, rules, trace)
+    }
+
+    /// The same with other addresses.
+    pub fn found_in(range: &str, seed: u64, founders: usize, lease: Duration, rules: Rules, trace: bool) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let keys: Vec<SecretKey> = (0..founders).map(|_| SecretKey::from_seed(&bytes(&mut rng))).collect();
-        let range = Some("10.9.0.0/24".parse().expect("a range"));
+        let range = Some(range.parse().expect("a range"));
         let request = CreateRequest { name: NAMESPACE.into(), range, lease, recovery: None };
         let (_, authority, created) =
             found(request, &keys.iter().collect::<Vec<_>>(), bytes(&mut rng), EPOCH).expect("a sound request");
@@ -131,11 +155,15 @@ impl World {
             links: Links::new(),
             rng,
             rules,
+            lease,
+            shrinks: false,
             time: Duration::ZERO,
             queue: BTreeMap::new(),
             next: 0,
             numbers,
             hints: BTreeMap::new(),
+            postman: None,
+            using: BTreeMap::new(),
             origin,
             inviter,
             history: History::default(),
@@ -156,6 +184,7 @@ impl World {
         let key = SecretKey::from_seed(&bytes(&mut self.rng));
         let data = zeroize::Zeroizing::new(bytes(&mut self.rng));
         let mut machine = Machine::new(key, data, Disk::default(), clock, self.time);
+        machine.public = self.rng.random_bool(0.8);
         machine.join(NAMESPACE, token, bytes(&mut self.rng), self.time);
         let number = self.machines.len();
         self.numbers.insert(machine.peer, number);
@@ -202,6 +231,7 @@ impl World {
         let (rules, seed, at) = (self.rules, bytes(&mut self.rng), self.time);
         self.say(|| format!("n{node} starts"));
         self.machines[node].start(rules, seed, at);
+        self.began(node);
         self.pump(node);
         // It looks for those that it knows.
         for peer in 0..self.machines.len() {
@@ -220,31 +250,19 @@ impl World {
         self.say(|| format!("n{node} crashes, {kept:?}"));
         self.machines[node].disk.crash(kept);
         self.machines[node].stop();
-        self.history.stopped(node, self.time);
+        self.using.retain(|(user, _), _| *user != node);
         self.drop_links(node);
-    }
-
-    /// Everybody notices, sooner or later, that somebody is gone.
-    pub(super) fn drop_links(&mut self, node: usize) {
-        for peer in 0..self.machines.len() {
-            if self.machines[peer].links.contains_key(&node) {
-                let delay = Duration::from_millis(self.rng.random_range(10..6000));
-                self.end_link(peer, node, delay);
-            }
-        }
-    }
-
-    /// One end of a connection notices, after a while, that it is over: this very connection, not a later one.
-    pub(super) fn end_link(&mut self, node: usize, peer: usize, delay: Duration) {
-        if let Some(number) = self.machines[node].links.get(&peer).map(|link| link.number) {
-            let life = self.machines[node].life;
-            self.later(delay, What::Input { node, life, input: Input::Gone { peer, number } });
-        }
     }
 
     /// Whether a machine may use this key at this moment.
     pub fn lease(&self, node: usize, key: &LeaseKey) -> Option<Lease> {
         self.machines[node].lease(key, self.time)
+    }
+
+    /// For how much longer it may, by its own clock.
+    pub fn remaining(&self, node: usize, key: &LeaseKey) -> Duration {
+        let now = self.machines[node].glance(self.time).owner.0;
+        self.lease(node, key).map_or(Duration::ZERO, |lease| lease.usable_until.0.saturating_sub(now))
     }
 
     /// Asks something of a machine.
@@ -260,7 +278,7 @@ impl World {
         }
     }
 
-    fn later(&mut self, delay: Duration, what: What) {
+    pub(super) fn later(&mut self, delay: Duration, what: What) {
         self.next += 1;
         self.queue.insert((self.time + delay, self.next), what);
     }
@@ -362,6 +380,7 @@ impl World {
                 break;
             }
         }
+        self.look_at(node);
         self.set_timer(node);
     }
 
@@ -420,9 +439,10 @@ impl World {
             }
             Input::Message { from, message } => {
                 self.counts.messages += 1;
-                if !self.machines[node].links.get(&from).is_some_and(|link| link.open) {
-                    // To this end that connection is over, and a transport says so to the other; what came over it still counts.
-                    self.end_link(from, node, Duration::from_millis(50));
+                if !self.machines[node].links.contains_key(&from) {
+                    // What is sent over a connection that one end has forgotten is answered with a reset.
+                    let delay = Duration::from_millis(self.rng.random_range(1..8000));
+                    self.end_link(from, node, delay);
                 }
                 let peer = peer_of(&self.machines, from);
                 self.machines[node].handle_message(peer, &message, at);
@@ -446,154 +466,12 @@ impl World {
                 self.machines[node].with_namespace(at, |it, now| it.handle_hint(&key, &value, now));
             }
             Input::Command(command) => {
+                if let Command::ReleaseAddress { ip, .. } = &command {
+                    self.history.released(node, &LeaseKey::Address(*ip), at);
+                }
                 self.machines[node].with_namespace(at, |it, now| it.handle_command(command, now));
             }
         }
-    }
-
-    fn carry(&mut self, from: usize, to: usize, input: Input) {
-        for delay in self.links.deliveries(from, to, &mut self.rng) {
-            // Delays are counted from when it arrives at the process that runs then.
-            let life = self.machines[to].life;
-            self.later(delay, What::Input { node: to, life, input: input.clone() });
-        }
-    }
-
-    pub(super) fn connect(&mut self, node: usize, to: usize) {
-        if node == to || self.machines[node].links.contains_key(&to) || !self.machines[node].is_on() {
-            return;
-        }
-        self.next += 1;
-        let number = self.next;
-        let peer = self.machines[to].peer;
-        let Some(request) = self.machines[node].hello(peer, self.time) else { return };
-        self.machines[node].links.insert(to, Link { number, ..Link::default() });
-        self.later(HANDSHAKE, What::HandshakeOver { node, peer: to, number });
-        if self.machines[to].is_on() {
-            self.carry(node, to, Input::Hello { from: node, request });
-        }
-    }
-
-    fn send(&mut self, node: usize, to: usize, message: Vec<u8>) {
-        self.connect(node, to);
-        let Some(link) = self.machines[node].links.get_mut(&to) else { return };
-        if link.open {
-            self.carry(node, to, Input::Message { from: node, message });
-        } else if link.waiting.len() < MOST_WAITING {
-            link.waiting.push(message);
-        }
-    }
-
-    fn fulfil(&mut self, node: usize, wishes: Vec<Output>) {
-        for wish in wishes {
-            match wish {
-                Output::Persist(_) | Output::Admit { .. } | Output::Refuse { .. } => {}
-                Output::Send { to, message } => {
-                    if let Some(to) = self.numbers.get(&to).copied() {
-                        self.send(node, to, message);
-                    }
-                }
-                Output::Dial { peer, .. } => {
-                    if let Some(to) = self.numbers.get(&peer).copied() {
-                        self.connect(node, to);
-                    }
-                }
-                Output::Publish { key, value } => {
-                    self.hints.insert(key, value);
-                }
-                Output::Seek { key } => {
-                    if let Some(value) = self.hints.get(&key).cloned() {
-                        let (delay, life) = (self.links.delay(&mut self.rng), self.machines[node].life);
-                        self.later(delay, What::Input { node, life, input: Input::Hint { key, value } });
-                    }
-                }
-                Output::DialBack { peer } => {
-                    let Some(to) = self.numbers.get(&peer).copied() else { continue };
-                    let there = &self.machines[to];
-                    let reached = there.is_awake() && there.public && !self.links.is_cut(node, to);
-                    let (delay, life) = (self.links.delay(&mut self.rng), self.machines[node].life);
-                    let input = Input::DialledBack { peer: to, reached };
-                    self.later(delay, What::Input { node, life, input });
-                }
-                Output::Event(event) => self.observe(node, event),
-            }
-        }
-    }
-
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only what is judged is looked at")]
-    fn observe(&mut self, node: usize, event: Event) {
-        let at = self.time;
-        match event {
-            Event::Claimed { id, outcome } => match outcome {
-                Ok(lease) => {
-                    self.counts.grants += 1;
-                    self.say(|| format!("n{node} is granted {} {}", lease.key, lease.token));
-                    self.history.granted(node, Some(id.0), &lease, at);
-                    self.check_alone(node, &lease.key);
-                }
-                Err(error) => {
-                    self.counts.refusals += 1;
-                    self.say(|| format!("n{node} is refused: {error}"));
-                    self.history.refused(id.0);
-                }
-            },
-            Event::LeaseChanged { lease } => {
-                self.counts.renewals += 1;
-                self.say(|| format!("n{node} goes on with {} {}", lease.key, lease.token));
-                self.history.granted(node, None, &lease, at);
-                self.check_alone(node, &lease.key);
-            }
-            Event::LeaseLost { key, why } => {
-                // From here on it does not use it, and may give it back unseen.
-                self.counts.losses += 1;
-                self.history.released(node, &key, at);
-                self.say(|| format!("n{node} loses {key}: {why}"));
-            }
-            Event::Resolved { id, outcome } => {
-                self.say(|| match &outcome {
-                    dht::Resolution::Found { ip, token, owner, .. } => format!("n{node} reads {ip} {token} of {owner}"),
-                    dht::Resolution::Absent => format!("n{node} reads nobody"),
-                    dht::Resolution::Unknown => format!("n{node} reads nothing"),
-                });
-                self.counts.reads += u64::from(!matches!(outcome, dht::Resolution::Unknown));
-                self.history.read(id.0, &outcome, at);
-            }
-            Event::Status { .. } => self.check_views(node),
-            _ => {}
-        }
-    }
-
-    /// Nobody else may use this key at this moment.
-    pub(super) fn check_alone(&mut self, node: usize, key: &LeaseKey) {
-        let Some(mine) = self.lease(node, key) else { return };
-        for other in (0..self.machines.len()).filter(|other| *other != node) {
-            if let Some(theirs) = self.lease(other, key) {
-                let what =
-                    format!("n{node} was granted {key} ({}) while n{other} uses it ({})", mine.token, theirs.token);
-                return self.fail(what);
-            }
-        }
-    }
-
-    /// Every view has one successor.
-    fn check_views(&mut self, node: usize) {
-        let Some(namespace) = self.machines[node].namespace() else { return };
-        let chain = namespace.membership().chain();
-        let mut wrong = None;
-        for successor in chain.successors() {
-            let (view, hash) = ((successor.view.shard, successor.view.number), successor.view.hash());
-            if *self.successors.entry(view).or_insert(hash) != hash {
-                wrong = Some(format!("n{node} has another view {} than others", successor.view.number));
-            }
-        }
-        if let Some(what) = wrong {
-            self.fail(what);
-        }
-    }
-
-    /// How many views there were after the founded one.
-    pub fn views(&self) -> u64 {
-        u64::try_from(self.successors.len()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn fail(&mut self, what: String) {
@@ -609,23 +487,9 @@ impl World {
         }
     }
 
-    /// How bad the network is from here on.
-    pub fn set_weather(&mut self, weather: Weather) {
-        self.links.weather = weather;
-    }
-
-    /// Cuts these directions, and mends all others. Whoever cannot be heard is noticed to be gone after a while.
-    pub fn set_cut(&mut self, cut: BTreeSet<(usize, usize)>) {
-        self.say(|| format!("cut {cut:?}"));
-        for (a, b) in &cut {
-            for (node, peer) in [(*a, *b), (*b, *a)] {
-                if self.machines[node].links.contains_key(&peer) {
-                    let delay = Duration::from_millis(self.rng.random_range(3000..12_000));
-                    self.end_link(node, peer, delay);
-                }
-            }
-        }
-        self.links.cut = cut;
+    /// The machine of this identity.
+    pub(super) fn number_of(&self, peer: &PeerId) -> Option<usize> {
+        self.numbers.get(peer).copied()
     }
 
     /// Whether this machine's process is a member by now.
@@ -637,7 +501,11 @@ impl World {
     pub fn describe(&self, node: usize) -> String {
         let machine = &self.machines[node];
         let now = machine.glance(self.time);
-        machine.namespace().map_or_else(|| "off".to_owned(), |namespace| namespace.describe(0, now))
+        let links: Vec<usize> = machine.links.iter().filter(|(_, link)| link.open).map(|(peer, _)| *peer).collect();
+        let Some(namespace) = machine.namespace() else { return "off".to_owned() };
+        let admitted: Vec<usize> =
+            namespace.membership().admitted().filter_map(|(peer, _)| self.number_of(peer)).collect();
+        format!("{} connected to {links:?} admits {admitted:?}", namespace.describe(0, now))
     }
 
     /// How many machines there are.

@@ -105,7 +105,7 @@ mod tests {
     fn first_choices_are_claimable_stable_and_spread_over_the_range() {
         for range in ["10.64.0.0/16", "10.0.0.0/8", "192.168.7.0/24", "192.168.7.8/29", "10.1.0.0/20"] {
             let config = config(range);
-            let mut seen = std::collections::BTreeSet::new();
+            let mut seen = BTreeSet::new();
             for n in 0..200u8 {
                 let client = ClientId::of(&[n]);
                 let ip = first_choice(&NS, &config, &PublicKey([n; 32]), &client).unwrap();

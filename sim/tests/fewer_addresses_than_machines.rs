@@ -4,7 +4,6 @@ use sim::register::Life;
 use sim::register::scarce::scarce;
 
 #[test]
-#[ignore = "an open fault: a claim that was sent from one taken address to the next may never end (docs/register-lives.md)"]
 fn every_address_is_in_use_again() {
     for seed in 1..=30 {
         let outcome = scarce(Life { faults: std::time::Duration::from_secs(100), ..Life::new(seed) });

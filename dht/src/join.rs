@@ -384,6 +384,7 @@ impl Joiner {
         }
         self.request.verify(&self.ns, config.config()).map_err(|_| JoinError::Forged)?;
         let mut chain = Chain::new(self.ns, &start.genesis.genesis);
+        chain.vouch(config.config());
         for successor in &response.views {
             chain.extend(successor).map_err(|_| JoinError::Stale)?;
         }

@@ -40,6 +40,7 @@ impl Namespace {
             | Command::Signal { .. }
             | Command::Connect { .. }
             | Command::Invite { .. }
+            | Command::Recover { .. }
             | Command::Leave { .. }
             | Command::HandOver { .. }
             | Command::Serve { .. }
@@ -82,6 +83,7 @@ impl Namespace {
             | Command::Signal { .. }
             | Command::Connect { .. }
             | Command::Invite { .. }
+            | Command::Recover { .. }
             | Command::Leave { .. }
             | Command::HandOver { .. }
             | Command::Serve { .. }
@@ -113,6 +115,7 @@ impl Namespace {
         let env = env!(self, now);
         let cert = LeaseCert::from_bytes(certificate).ok();
         match cert.filter(|cert| cert.verify(env.ns, env.config, env.chain).is_ok()) {
+            Some(cert) if self.resolver.is_over(&env, &cert) => self.out.drop(DropReason::OldView),
             Some(cert) => {
                 self.resolver.note(&env, &mut self.out, &cert);
                 self.leases.superseded(&env, &mut self.out, &cert);

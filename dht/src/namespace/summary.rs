@@ -62,6 +62,8 @@ pub struct Summary {
     pub silent: Vec<(PeerId, Duration)>,
     /// How many shards this node is a replica of, and how many there are.
     pub votes_in: (usize, usize),
+    /// How many shards the authority recovered on this machine that are not served yet, and how long the last of them waits.
+    pub recovering: Option<(usize, Duration)>,
     /// Why this node is no candidate for a replica; `None` if it is one, or is a replica.
     pub hindrance: Option<&'static str>,
     /// What this node's leases rest on.
@@ -94,6 +96,7 @@ impl Namespace {
         Summary {
             silent: silent.into_iter().filter_map(|(identity, since)| Some((identity.peer_id()?, since))).collect(),
             votes_in: (mine, usize::from(env.chain.shard_count())),
+            recovering: self.waits.left(&env),
             hindrance: self.presences.hindrance(now.mono),
             leases: self.leases.facts(&env),
             ..self.summarize()
@@ -120,6 +123,7 @@ impl Namespace {
             replicas: replicas.iter().filter_map(PublicKey::peer_id).collect(),
             silent: Vec::new(),
             votes_in: (0, usize::from(chain.shard_count())),
+            recovering: None,
             hindrance: None,
             leases: Vec::new(),
             peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),

@@ -49,6 +49,13 @@ pub(super) enum Leaving {
     ForGood,
 }
 
+/// Whether all views that came without votes are named by a checkpoint that is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vouched {
+    All,
+    NotAll,
+}
+
 /// What is looked at now and then.
 #[derive(Debug)]
 pub(super) struct Chores {
@@ -109,6 +116,9 @@ impl Namespace {
             }
             ViewMessage::Presence { store_id, uptime_s, reachable, willing, leaving, answer, views } => {
                 let said = Said { store_id, uptime_s, reachable, willing, leaving, answer, views };
+                if let Some(recovering) = &mut self.recovering {
+                    recovering.heard(from, store_id);
+                }
                 if let Some(rights) = from.peer_id().and_then(|peer| self.membership.rights(&peer)) {
                     self.presences.handle_presence(&env, out, &from, &rights, said);
                     self.proposer.go_on(&env, out, (&self.acceptor, &self.presences, counter));
@@ -136,11 +146,15 @@ impl Namespace {
     }
 
     /// Views that somebody has shown. What does not follow from what is known is asked for.
-    pub(super) fn handle_views(&mut self, from: Option<&PublicKey>, views: &[Successor], now: Now) {
-        let mut added = false;
+    pub(super) fn handle_views(&mut self, from: Option<&PublicKey>, views: &[Successor], now: Now) -> Vouched {
+        let (mut added, mut recovered, mut vouched) = (false, false, Vouched::All);
         for successor in views {
             match self.membership.observe_view(successor) {
-                Ok(new) => added |= new,
+                Ok(new) => {
+                    added |= new;
+                    recovered |= new && successor.votes.is_empty();
+                }
+                Err(ChainError::Unvouched) => vouched = Vouched::NotAll,
                 Err(ChainError::Gap) => {
                     let newest = self.membership.chain().newest(successor.view.shard).map(Scope::of);
                     if let (Some(from), Some(scope)) = (from, newest) {
@@ -150,12 +164,25 @@ impl Namespace {
                     break;
                 }
                 Err(ChainError::Fork) => self.out.drop(DropReason::Fork),
-                Err(ChainError::Foreign | ChainError::Votes(_)) => self.out.drop(DropReason::BadFetch),
+                Err(ChainError::Foreign | ChainError::Votes(_) | ChainError::Over) => {
+                    self.out.drop(DropReason::BadFetch);
+                }
             }
         }
         self.pump();
         if added {
             self.views_changed(now);
+        }
+        if recovered {
+            self.spread_recovery(from);
+        }
+        vouched
+    }
+
+    /// Views from somebody who has, if they come without votes, the configuration that vouches for them.
+    pub(super) fn handle_moved(&mut self, from: &PublicKey, views: &[Successor], now: Now) {
+        if self.handle_views(Some(from), views, now) == Vouched::NotAll {
+            self.out.send(&env!(self, now), from, Message::Fetch);
         }
     }
 
@@ -165,6 +192,7 @@ impl Namespace {
         self.resolver.handle_moved(&env);
         self.coordinator.handle_views(&env);
         self.transfers.step(&env, &mut self.out, &mut self.acceptor);
+        self.waits.step(&env, &mut self.out, &mut self.acceptor);
         self.proposer.step(&env, &mut self.out, &self.acceptor);
         self.presences.handle_views(&env, &mut self.out);
     }
@@ -178,6 +206,7 @@ impl Namespace {
         let out = &mut self.out;
         self.acceptor.votes.handle_timeout(&env, out);
         self.transfers.step(&env, out, &mut self.acceptor);
+        self.waits.handle_timeout(&env, out, &mut self.acceptor);
         self.presences.handle_timeout(&env, out, &admitted);
         let counter = &mut self.coordinator.counter;
         self.proposer.handle_timeout(&env, out, (&self.acceptor, &self.presences, counter));
@@ -232,6 +261,7 @@ impl Namespace {
             self.transfers.poll_timeout(),
             self.presences.poll_timeout(),
             self.proposer.poll_timeout(is_replica),
+            self.poll_recovery_timeout(),
             self.entropy.poll_timeout(is_replica),
             keeps.then_some((self.chores.ask_at, "ask whether the state of old views is needed")),
             self.departure.as_ref().map(|departure| (departure.until, "leave without handing over")),

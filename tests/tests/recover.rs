@@ -69,5 +69,17 @@ fn a_lost_majority_is_recovered_and_a_new_member_gets_an_address() -> anyhow::Re
     newcomer.kill();
     let ready = newcomer.join_lab(&nine.nodes[0], &[])?;
     ensure!(ready.ip()? != first, "{ready:?}");
-    newcomer.ping_once(&first.to_string())
+    newcomer.ping_once(&first.to_string())?;
+
+    // One that was thought lost comes back, as a member like any other.
+    let back = nine.nodes[1].start_ready(&["up"])?;
+    ensure!(![first, ready.ip()?].contains(&back.ip()?), "{back:?}");
+    newcomer.ping_once(&back.ip()?.to_string())?;
+    wait::until_ok("one view", LIMIT, || {
+        let views: Vec<Value> = nine.nodes[..2]
+            .iter()
+            .map(|node| Ok(node.status()?["view"]["members"].clone()))
+            .collect::<anyhow::Result<_>>()?;
+        wait::expect(views[0] == views[1], || format!("{views:?}"))
+    })
 }

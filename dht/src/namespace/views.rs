@@ -148,6 +148,7 @@ impl Namespace {
     /// Views that somebody has shown. What does not follow from what is known is asked for.
     pub(super) fn handle_views(&mut self, from: Option<&PublicKey>, views: &[Successor], now: Now) -> Vouched {
         let (mut added, mut recovered, mut vouched) = (false, false, Vouched::All);
+        let mut lacking = BTreeSet::new();
         for successor in views {
             match self.membership.observe_view(successor) {
                 Ok(new) => {
@@ -156,12 +157,7 @@ impl Namespace {
                 }
                 Err(ChainError::Unvouched) => vouched = Vouched::NotAll,
                 Err(ChainError::Gap) => {
-                    let newest = self.membership.chain().newest(successor.view.shard).map(Scope::of);
-                    if let (Some(from), Some(scope)) = (from, newest) {
-                        let ask = Message::View(ViewMessage::AskStation { scope });
-                        self.out.send(&env!(self, now), from, ask);
-                    }
-                    break;
+                    lacking.insert(successor.view.shard);
                 }
                 Err(ChainError::Fork) => self.out.drop(DropReason::Fork),
                 Err(ChainError::Foreign | ChainError::Votes(_) | ChainError::Over) => {
@@ -170,6 +166,12 @@ impl Namespace {
             }
         }
         self.pump();
+        for shard in lacking {
+            let newest = self.membership.chain().newest(shard).map(Scope::of);
+            if let (Some(from), Some(scope)) = (from, newest) {
+                self.out.send(&env!(self, now), from, Message::View(ViewMessage::AskStation { scope }));
+            }
+        }
         if added {
             self.views_changed(now);
         }

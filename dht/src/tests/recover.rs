@@ -127,6 +127,39 @@ fn an_address_that_the_survivor_knows_of_goes_on() {
     assert_eq!(net.owners(ip), [A]);
 }
 
+/// Whoever recovers what was not lost fences those who are there: they stop, and what they granted goes on.
+#[test]
+fn a_majority_that_lives_stops_as_soon_as_it_hears_of_a_recovery() {
+    let (mut net, ip) = net(steady());
+    granted_by_the_others(&mut net, ip);
+    let plan = ask(&mut net, 1, true, true).unwrap();
+    assert_eq!(plan.shards.len(), usize::from(plan.of));
+    for node in [2, 3] {
+        let view = newest(&net, node, ip);
+        assert_eq!(view.incarnation, 1);
+        let now = net.now(node);
+        assert!((0..plan.of).all(|shard| !net.live(node).serves(shard, now)));
+    }
+    assert!(!b_gets(&mut net, ip));
+    assert_eq!(net.owners(ip), [A]);
+    let why = net.nodes[&B].events.iter().rev().find_map(|event| match event {
+        Event::Quorum { why, .. } => why.clone(),
+        _ => None,
+    });
+    assert!(why.unwrap().contains("waits until old leases have run out"));
+    net.freeze(plan.wait);
+    net.run(secs(1), none);
+    assert!(b_gets(&mut net, ip));
+    assert_eq!(net.owners(ip), [B]);
+    // What the others held is of no use any more, and dropped.
+    let held = |net: &Net, node: u8| {
+        let disk = &net.nodes[&node].disk;
+        disk.keys().filter(|key| key.starts_with(b"cell/")).count()
+    };
+    net.run(secs(60), none);
+    assert_eq!((held(&net, 2), held(&net, 3)), (0, 0));
+}
+
 #[test]
 fn recovery_needs_the_authority_key_and_a_loss() {
     let (mut net, ip) = net(steady());
@@ -217,7 +250,7 @@ fn old_incarnation_loses() {
     net.freeze(plan.wait);
     net.run(secs(1), none);
     assert!(b_gets(&mut net, ip));
-    // The certificate of the old incarnation is of a higher round than any here, and still the older one.
+    // Whatever the ballots say, the incarnation comes first.
     let now = net.now(B);
     let new = net.live(B).lease(&crate::LeaseKey::Address(ip), now).unwrap();
     assert!(new.token > lease.token && new.token.incarnation == 1);

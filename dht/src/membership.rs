@@ -361,12 +361,17 @@ impl Membership {
         if !hello::same_tag(&tag, &response.tag) {
             return Err(Refusal::OtherNamespace);
         }
+        let mut verdict = Verdict::Same;
         if let Some(config) = response.config {
-            self.observe_config(config).map_err(|_| Refusal::Forged)?;
+            verdict = self.observe_config(config).map_err(|_| Refusal::Forged)?;
         }
         self.take_views(&response.views);
         self.admit_member(from, response.credential, now)?;
         self.tell_news(from, response.heads);
+        if verdict == Verdict::Newer {
+            // What the listener said besides may have come before this node let it in.
+            self.output.push_back(Output::Send { to: from, message: Message::Fetch.to_bytes() });
+        }
         Ok(())
     }
 

@@ -131,6 +131,10 @@ impl Namespace {
         bytes.extend(views.iter().take(64).flat_map(Wire::to_bytes));
         if let Some(peer) = to.peer_id() {
             self.out.send_peer(peer, &Message::Fetched { bytes });
+            // What only the configuration proves may lie far behind what else there is to tell.
+            if views.iter().any(|successor| successor.votes.is_empty()) {
+                self.out.send_peer(peer, &self.membership.news());
+            }
         }
     }
 

@@ -67,7 +67,8 @@ fn lines(namespace: &str, recovery: &Recovery) -> Vec<String> {
         lines.push(format!("{waiting} of {of} shards were recovered on this machine already, and wait"));
     }
     if shards.is_empty() {
-        lines.push(format!("nothing to recover in {namespace}: everywhere else a quorum of the replicas answers"));
+        let place = if *waiting > 0 { "everywhere else" } else { "everywhere" };
+        lines.push(format!("nothing to recover in {namespace}: {place} a quorum of the replicas answers"));
         return lines;
     }
     lines.push(format!(
@@ -101,12 +102,28 @@ fn groups(shards: &[LostShard]) -> Vec<String> {
         groups.entry(place(shard)).or_default().push(shard);
     }
     let text = |(place, shards): (String, Vec<&LostShard>)| {
-        let numbers: Vec<String> = shards.iter().map(|shard| shard.shard.to_string()).collect();
         let leases: usize = shards.iter().map(|shard| shard.leases).sum();
-        let (which, known) = (plural(numbers.len(), "shard"), plural(leases, "lease"));
-        format!("  {which} {} {place}; {leases} {known} known here", numbers.join(","))
+        let (which, known) = (plural(shards.len(), "shard"), plural(leases, "lease"));
+        let numbers = ranges(shards.iter().map(|shard| shard.shard));
+        format!("  {which} {numbers} {place}; {leases} {known} known here")
     };
     groups.into_iter().map(text).collect()
+}
+
+/// Rising numbers, those that follow each other as one: `0-3,7`.
+fn ranges(numbers: impl Iterator<Item = u16>) -> String {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
+            Some(_) | None => ranges.push((number, number)),
+        }
+    }
+    let text = |(first, last): &(u16, u16)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    ranges.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
 /// Which view a shard is in, and who of it answered.
@@ -145,7 +162,9 @@ mod tests {
         let shards = vec![lost(0, 1)];
         let recovery = Recovery { done: false, shards, of: 1, waiting: 0, wait_s: 32 };
         let text = lines("lab", &recovery).join("\n");
-        for part in ["1 of 1 shard of lab", "32 s", "forgotten", "invites become void", "Shut them down"] {
+        for part in
+            ["1 of 1 shard of lab", "32 s", "forgotten", "invites become void", "Shut them down", "brought back"]
+        {
             assert!(text.contains(part), "{part}: {text}");
         }
         let nothing = Recovery { shards: Vec::new(), ..recovery };

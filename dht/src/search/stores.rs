@@ -127,7 +127,7 @@ fn set_back(next: &mut Next<'_>, state: &State) {
     let me = state.replicas[replica];
     let mut after = *state;
     match state.setback {
-        0 if me.votes > 0 || world.scenario.glue.setback_before_first => {
+        0 => {
             (after.backup, after.setback) = (me, 1);
             next.add(after, Action::BackUp { replica });
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::net::{D, Keep, Net, Packet, is_ops, none, secs};
+use super::net::{ASKING, D, Keep, Net, Packet, is_ops, none, secs};
 use crate::command::{Command, LeaseKey};
 use crate::env::Rules;
 use crate::event::{Event, Resolution};
@@ -206,6 +206,7 @@ fn no_wedge() {
 fn no_transfer() {
     let broken = |rules| {
         let mut net = Net::new(1, &[A, B, C], rules);
+        net.run(ASKING, none);
         let ip = net.ip(5);
         net.claim(C, ip).unwrap();
         propose(&mut net, 1, ip, &[1, A, B]);
@@ -223,6 +224,7 @@ fn no_transfer() {
 fn transferring_has_no_vote() {
     let broken = |rules| {
         let mut net = Net::new(1, &[A, B, C], rules);
+        net.run(ASKING, none);
         let ip = net.ip(5);
         net.claim(C, ip).unwrap();
         propose(&mut net, 1, ip, &[1, A, B]);

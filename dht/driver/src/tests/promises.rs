@@ -47,7 +47,7 @@ impl Answered {
     }
 
     fn offer(&mut self, message: &Message) {
-        if let Message::Accept { scope, ballot, next_round, items } = message {
+        if let Message::Accept { scope, ballot, next_round, items, .. } = message {
             self.next_rounds.insert((*scope, *ballot), *next_round);
             for item in items {
                 self.offered.insert((*scope, item.value.key(), *ballot), item.value.hash());
@@ -57,7 +57,7 @@ impl Answered {
 
     fn got(&mut self, message: &Message) {
         self.offer(message);
-        if let Message::View(ViewMessage::Accept { scope, ballot, view }) = message {
+        if let Message::View(ViewMessage::Accept { scope, ballot, view, .. }) = message {
             self.offered_views.insert((*scope, *ballot), view.clone());
         }
     }
@@ -200,7 +200,7 @@ impl<'l> Again<'l> {
         }
         let store_id = again.namespace.membership().store_id();
         for n in 1..again.lab.nodes.len() {
-            again.ask(n, &Message::View(ViewMessage::VotesSeen { store_id, votes }));
+            again.ask(n, &Message::View(ViewMessage::VotesSeen { store_id, votes, round: 0 }));
         }
         // It waits no longer for answers.
         again.now = super::lab::now_at(now.mono - again.lab.time, again.lab.time + Duration::from_secs(4));
@@ -234,7 +234,7 @@ impl<'l> Again<'l> {
         ballot: Ballot,
         key: &RegisterKey,
     ) -> Option<Result<Held, Ballot>> {
-        let answers = self.ask(from, &Message::Prepare { scope, ballot, keys: vec![key.clone()] });
+        let answers = self.ask(from, &Message::Prepare { scope, votes: 0, ballot, keys: vec![key.clone()] });
         answers.into_iter().find_map(|answer| {
             let Message::Promise { items, .. } = answer else { return None };
             items.into_iter().next().map(|item| item.verdict)
@@ -272,7 +272,7 @@ impl<'l> Again<'l> {
 
     fn check_view_promises(&mut self, answered: &Answered) -> Result<(), String> {
         for ((to, scope), ballot) in &answered.view_promises {
-            let answers = self.ask(*to, &Message::View(ViewMessage::Prepare { scope: *scope, ballot: *ballot }));
+            let answers = self.ask(*to, &Message::View(ViewMessage::Prepare { scope: *scope, votes: 0, ballot: *ballot }));
             let again = |answer: &Message| matches!(answer, Message::View(ViewMessage::Promise { verdict: Ok(_), .. }));
             if answers.iter().any(again) {
                 return Err(format!("the promise for the view after {scope:?} of {ballot:?} is forgotten"));
@@ -300,7 +300,7 @@ impl<'l> Again<'l> {
     fn check_view_votes(&mut self, answered: &Answered, facts: &Facts) -> Result<(), String> {
         for (scope, (ballot, view)) in &answered.view_accepted {
             let higher = facts.ballot(DEAF, scope, BIG);
-            let answers = self.ask(DEAF, &Message::View(ViewMessage::Prepare { scope: *scope, ballot: higher }));
+            let answers = self.ask(DEAF, &Message::View(ViewMessage::Prepare { scope: *scope, votes: 0, ballot: higher }));
             let holds = |answer: &Message| {
                 if let Message::View(ViewMessage::Promise { verdict: Ok(Some((held, other))), .. }) = answer {
                     return held > ballot || held == ballot && other == view;

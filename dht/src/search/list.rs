@@ -227,7 +227,10 @@ pub(super) fn disks() -> Vec<Scenario> {
     let untold = restored.mutant("a coordinator's own votes are told to nobody", Fault::TwoOwners, |s| {
         s.rules.own_votes_told = false;
     });
-    vec![crash, early, alone, owner, restored, silent, fresh, untold]
+    let away = restored.mutant("who has seen its votes does not answer", Fault::TwoOwners, |s| {
+        s.glue.silent_witness = true;
+    });
+    vec![crash, early, alone, owner, restored, silent, fresh, untold, away]
 }
 
 /// One view change, and what races with it.

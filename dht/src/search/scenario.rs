@@ -64,6 +64,8 @@ pub(super) struct Glue {
     pub(super) empty_restart: bool,
     /// Mutant: a new view counts the time before it once more.
     pub(super) time_counts_twice: bool,
+    /// Mutant: the first replica does not answer in time what it has seen of a store.
+    pub(super) silent_witness: bool,
     /// Mutant: coordinators run an operation in whatever view they are.
     pub(super) ops_of_other_views: bool,
 }

@@ -159,7 +159,8 @@ fn forget_rounds(world: &World, state: &mut State, replica: usize) {
 
 /// All others have said how many votes of the store they have seen.
 fn asked(next: &mut Next<'_>, world: &World, state: &State, replica: usize) {
-    let seen = state.seen.iter().take(world.shape.replicas).copied().max().unwrap_or(0);
+    let silent = usize::from(world.scenario.glue.silent_witness);
+    let seen = state.seen.iter().take(world.shape.replicas).skip(silent).copied().max().unwrap_or(0);
     let noticed = was_set_back(u64::from(state.replicas[replica].votes), u64::from(seen));
     next.witnesses.add(if noticed { Witness::SetbackNoticed } else { Witness::SetbackWentOn });
     let mut after = *state;

@@ -184,8 +184,12 @@ impl Acceptor {
         }
         let votes = self.votes.cast(out);
         out.send(env, from, Message::Accepted { scope, store_id: self.store_id, votes, ballot, items });
-        pass_on(env, out, from, view, votes, |votes| {
-            Message::Accept { scope, votes, ballot, next_round, items: values.clone() }
+        pass_on(env, out, from, view, votes, |votes| Message::Accept {
+            scope,
+            votes,
+            ballot,
+            next_round,
+            items: values.clone(),
         });
     }
 
@@ -395,7 +399,9 @@ impl Acceptor {
 
     /// What this replica itself held in a view that is over, if that counts as a snapshot.
     pub(crate) fn own_snapshot(&self, env: &Env<'_>, view: &View) -> Option<Vec<Held>> {
-        self.stations.standing(env, view).filter(|standing| standing.is_snapshot(&env.rules) && self.votes.may(env, view))?;
+        self.stations
+            .standing(env, view)
+            .filter(|standing| standing.is_snapshot(&env.rules) && self.votes.may(env, view))?;
         let cells = self.of_scope(Scope::of(view)).filter(|(_, cell)| cell.held.value.is_some());
         Some(cells.map(|(_, cell)| cell.at(&env.now)).collect())
     }

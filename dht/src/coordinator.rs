@@ -370,14 +370,7 @@ impl Coordinator {
     }
 
     /// A quorum has promised: what becomes of these operations.
-    fn decide(
-        &mut self,
-        env: &Env<'_>,
-        out: &mut Outbox,
-        acceptor: &Acceptor,
-        id: RoundId,
-        keys: Vec<RegisterKey>,
-    ) {
+    fn decide(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, id: RoundId, keys: Vec<RegisterKey>) {
         let Some(round) = self.rounds.get_mut(&id) else { return };
         let (scope, ballot) = (round.scope, round.ballot);
         let (mut ready, mut nothing, mut twins) = (Vec::new(), Vec::new(), Vec::new());
@@ -404,14 +397,7 @@ impl Coordinator {
     }
 
     /// Phase 2 for what is to be written; the rest is answered at once.
-    fn propose(
-        &mut self,
-        env: &Env<'_>,
-        out: &mut Outbox,
-        acceptor: &Acceptor,
-        id: RoundId,
-        keys: Vec<RegisterKey>,
-    ) {
+    fn propose(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, id: RoundId, keys: Vec<RegisterKey>) {
         let Some(round) = self.rounds.get(&id) else { return };
         let (scope, ballot, next_round) = (round.scope, round.ballot, round.next_round);
         let (mut accepts, mut refused) = (Vec::new(), Vec::new());

@@ -325,8 +325,7 @@ impl Proposer {
         let Some((view, index)) = member_of(env, from, &scope, &store_id) else {
             return out.drop(DropReason::NotReplica);
         };
-        let Some(proposal) = self.proposals.get_mut(&scope.shard).filter(|p| p.waits(env, &scope, &ballot))
-        else {
+        let Some(proposal) = self.proposals.get_mut(&scope.shard).filter(|p| p.waits(env, &scope, &ballot)) else {
             return out.drop(DropReason::Unexpected);
         };
         let Stage::Preparing { promises, nacks } = &mut proposal.stage else { return };
@@ -368,8 +367,7 @@ impl Proposer {
         let Some((view, index)) = member_of(env, from, &scope, &store_id) else {
             return out.drop(DropReason::NotReplica);
         };
-        let Some(proposal) = self.proposals.get_mut(&scope.shard).filter(|p| p.waits(env, &scope, &ballot))
-        else {
+        let Some(proposal) = self.proposals.get_mut(&scope.shard).filter(|p| p.waits(env, &scope, &ballot)) else {
             return;
         };
         let Stage::Accepting { view: next, votes, nacks } = &mut proposal.stage else { return };

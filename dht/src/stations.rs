@@ -148,9 +148,7 @@ impl Stations {
         }
         let (store_id, votes) = (self.store_id, votes.cast(out));
         out.send(env, from, Message::View(ViewMessage::Promise { scope, store_id, votes, ballot, verdict }));
-        pass_on(env, out, from, view, votes, |votes| {
-            Message::View(ViewMessage::Prepare { scope, votes, ballot })
-        });
+        pass_on(env, out, from, view, votes, |votes| Message::View(ViewMessage::Prepare { scope, votes, ballot }));
     }
 
     /// Phase 2: accepts the next view, having stopped to serve this one.

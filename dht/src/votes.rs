@@ -115,7 +115,9 @@ impl Votes {
             Some(Question::Open { since }) => env.now.mono >= *since + PATIENCE,
             None => false,
         };
-        self.quiet_until.is_none_or(|until| env.now.mono >= until) && answered + 1 >= view.quorum() && others.all(heard_or_late)
+        self.quiet_until.is_none_or(|until| env.now.mono >= until)
+            && answered + 1 >= view.quorum()
+            && others.all(heard_or_late)
     }
 
     /// Asks everybody who is to be asked and has not answered. `kept` are views that are over and still needed.
@@ -180,7 +182,13 @@ impl Votes {
     }
 
     /// Answers that question.
-    pub(crate) fn handle_ask(&self, env: &Env<'_>, out: &mut Outbox, from: &PublicKey, (store_id, round): ([u8; 16], u64)) {
+    pub(crate) fn handle_ask(
+        &self,
+        env: &Env<'_>,
+        out: &mut Outbox,
+        from: &PublicKey,
+        (store_id, round): ([u8; 16], u64),
+    ) {
         let votes = self.seen.get(&store_id).copied().unwrap_or(0);
         out.send(env, from, Message::View(ViewMessage::VotesSeen { store_id, votes, round }));
     }

@@ -190,7 +190,10 @@ mod tests {
         let messages = [
             ("ops", Message::Ops { scope, ops: vec![of_address, of_name] }),
             ("results", Message::Results { scope, store_id, votes: 8, items: results }),
-            ("prepare", Message::Prepare { scope, votes: 4, ballot, keys: vec![ip_key.clone(), name_key.clone(), slots.key()] }),
+            (
+                "prepare",
+                Message::Prepare { scope, votes: 4, ballot, keys: vec![ip_key.clone(), name_key.clone(), slots.key()] },
+            ),
             ("promise", Message::Promise { scope, store_id, votes: 8, ballot, items: promises }),
             ("accept", Message::Accept { scope, votes: 5, ballot, next_round: 8, items: accepts }),
             ("accepted", Message::Accepted { scope, store_id, votes: 8, ballot, items: accepted }),

@@ -130,16 +130,21 @@ impl Namespace {
                 self.acceptor.votes.handle_ask(&env, out, &from, (store_id, counter.highest()));
             }
             ViewMessage::VotesSeen { store_id, votes, round } => {
-                // Its own rounds may be among those that a store which was set back has forgotten.
-                counter.saw(round);
-                if self.acceptor.votes.handle_seen(&from, store_id, votes) {
-                    self.lose_store(now);
-                } else {
-                    // It may have waited for this answer to show what it holds.
-                    self.transfers.step(&env, out, &mut self.acceptor);
-                }
+                self.handle_votes_seen(&from, (store_id, votes, round), now);
             }
         }
+    }
+
+    /// What another member has seen of this store.
+    fn handle_votes_seen(&mut self, from: &PublicKey, (store_id, votes, round): ([u8; 16], u64, u64), now: Now) {
+        // Its own rounds may be among what a store that was set back has forgotten.
+        self.coordinator.counter.saw(round);
+        if self.acceptor.votes.handle_seen(from, store_id, votes) {
+            return self.lose_store(now);
+        }
+        // It may have waited for this answer to show what it holds.
+        let env = env!(self, now);
+        self.transfers.step(&env, &mut self.out, &mut self.acceptor);
     }
 
     /// Views that somebody has shown. What does not follow from what is known is asked for.

@@ -94,6 +94,10 @@ pub struct Rules {
     pub fast_path_never_refuses: bool,
     /// A replica asks others, before its first vote, whether its store was set back.
     pub restored_asks_first: bool,
+    /// It asks as well if its store knows of no vote.
+    pub fresh_store_asks: bool,
+    /// Those whom a coordinator asks for votes are told of its own.
+    pub own_votes_told: bool,
     /// What the authority recovered is served only when every lease of the lost replicas has run out.
     pub recovery_waits: bool,
     /// A recovery voids the invites that are open, as their registers may be lost.
@@ -142,6 +146,8 @@ impl Rules {
         promise_serves_once: true,
         fast_path_never_refuses: true,
         restored_asks_first: true,
+        fresh_store_asks: true,
+        own_votes_told: true,
         recovery_waits: true,
         recovery_voids_invites: true,
         old_views_are_no_news: true,

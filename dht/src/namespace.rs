@@ -55,7 +55,7 @@ use crate::transfer::Transfers;
 use crate::view::Member;
 use views::{Chores, Departure, Leaving};
 
-pub use summary::{LeaseFacts, Summary};
+pub use summary::{LeaseFacts, ShardFacts, Summary};
 
 /// All of a namespace's store, as it was at the start.
 pub type Image = BTreeMap<Vec<u8>, Vec<u8>>;

@@ -287,8 +287,12 @@ impl Presences {
         *member == self.me || same && self.heard_within(now, &member.identity, within)
     }
 
-    /// Members of this view that have not been heard of for longer than they ought to.
+    /// Members of this view that have not been heard of for longer than they ought to. They tell only each other that they are
+    /// there, so whoever is none of them cannot say.
     pub(crate) fn silent(&self, env: &Env<'_>, view: &View) -> Vec<(PublicKey, Duration)> {
+        if view.index_of(&env.me).is_none() {
+            return Vec::new();
+        }
         let since = |member: &Member| {
             let heard = self.known.get(&member.identity).map_or(self.started, |seen| seen.heard);
             (member.identity, env.now.mono.saturating_duration_since(heard))

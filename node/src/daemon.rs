@@ -224,7 +224,10 @@ impl Daemon {
                 let running = self.one(namespace).await?;
                 let mut value = reply_value(self.ask(&running, Request::Lookup { what }).await?)?;
                 if let (Some(object), Some(summary)) = (value.as_object_mut(), running.summary()) {
-                    object.insert("view".into(), json!({"number": summary.view, "members": texts(&summary.members)}));
+                    object.insert(
+                        "view".into(),
+                        json!({"number": summary.home.view, "members": texts(&summary.home.members)}),
+                    );
                 }
                 Ok(value)
             }

@@ -240,9 +240,10 @@ impl Running {
             );
         }
         let summary = self.summary();
-        let only = |summary: &Summary| summary.members == [self.identity().peer_id()];
-        if summary.as_ref().is_some_and(only) {
-            bail!("this machine is the only replica of {name}; add --destroy to erase all leases with it");
+        if summary.is_some_and(|summary| summary.alone) {
+            bail!(
+                "this machine is the only replica of {name}, or of a part of it; add --destroy to erase all leases with it"
+            );
         }
         Ok(())
     }

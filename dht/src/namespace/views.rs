@@ -1,6 +1,7 @@
 //! What concerns views: messages about them, what follows when one is learnt, and giving one's place up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use libp2p_identity::PeerId;
@@ -64,6 +65,8 @@ struct Facts {
     silent: BTreeSet<PublicKey>,
     hindrance: Option<&'static str>,
     reachable: Option<bool>,
+    own: Option<Ipv4Addr>,
+    claims: Vec<LeaseKey>,
     leases: BTreeMap<LeaseKey, Token>,
 }
 
@@ -213,6 +216,8 @@ impl Namespace {
             silent: silent.map(|(identity, _)| identity).collect(),
             hindrance: self.presences.hindrance(now.mono),
             reachable: self.leases.reachable(),
+            own: self.leases.own_address(),
+            claims: self.leases.claims(&env),
             leases: self.leases.tokens(&env),
         }
     }

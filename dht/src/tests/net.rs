@@ -401,8 +401,13 @@ impl Net {
 
     /// A claimable address.
     pub(super) fn ip(&self, last: u8) -> Ipv4Addr {
+        self.ip_in(7, last)
+    }
+
+    /// A claimable address of another block.
+    pub(super) fn ip_in(&self, block: u8, last: u8) -> Ipv4Addr {
         let mut octets = self.world.config().range.network().octets();
-        (octets[2], octets[3]) = (7, last);
+        (octets[2], octets[3]) = (block, last);
         Ipv4Addr::from(octets)
     }
 

@@ -68,7 +68,7 @@ fn a_namespace_grows_to_three_within_a_minute_and_to_five() {
         net.nodes[&1]
             .events
             .iter()
-            .any(|event| matches!(event, Event::Status { summary } if summary.members.len() == 5))
+            .any(|event| matches!(event, Event::Status { summary } if summary.home.members.len() == 5))
     );
 }
 

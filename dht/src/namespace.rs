@@ -269,20 +269,26 @@ impl Namespace {
 
     /// A dialler's first bytes. `Ok` is the answer; after `Err` close the connection without a word.
     pub fn handle_hello(&mut self, from: PeerId, request: &[u8], now: Now) -> Result<Vec<u8>, Refusal> {
+        let known = self.membership.chain().successors().len();
         let answer = self.membership.handle_hello(from, request, now);
-        self.admitted(from, now);
+        self.admitted(from, known, now);
         answer
     }
 
     /// The answer to [`hello`](Self::hello).
     pub fn handle_hello_response(&mut self, from: PeerId, response: &[u8], now: Now) -> Result<(), Refusal> {
+        let known = self.membership.chain().successors().len();
         let admitted = self.membership.handle_hello_response(from, response, now);
-        self.admitted(from, now);
+        self.admitted(from, known, now);
         admitted
     }
 
-    fn admitted(&mut self, peer: PeerId, now: Now) {
+    /// A hello is over, before which so many changes of views were known.
+    fn admitted(&mut self, peer: PeerId, known: usize, now: Now) {
         self.pump();
+        if self.membership.chain().successors().len() > known {
+            self.views_changed(now);
+        }
         if let Some(identity) = PublicKey::from_peer_id(&peer)
             && self.membership.level(&peer) == Some(Level::Member)
         {

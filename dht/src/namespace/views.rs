@@ -22,7 +22,7 @@ use crate::presence::{Presences, Said, view_hint_key};
 use crate::proposer::UP;
 use crate::record::Scope;
 use crate::slot::Standing;
-use crate::view::{ChainError, Successor, View};
+use crate::view::{ChainError, Successor, View, page};
 
 use super::Namespace;
 
@@ -159,6 +159,11 @@ impl Namespace {
         self.pump();
         if added {
             self.views_changed(now);
+        }
+        if let Some(from) = from.filter(|_| added && page::is_full(views)) {
+            let env = env!(self, now);
+            let heads = env.newest().map(Scope::of).collect();
+            self.out.send(&env, from, Message::View(ViewMessage::Heads { heads }));
         }
     }
 
@@ -334,15 +339,17 @@ impl Namespace {
     }
 }
 
-/// The newest views that somebody knows: what it lacks it is given, what this node lacks it asks for.
+/// The newest views that somebody knows: what it lacks it is given, in one page for all shards, what this node lacks it asks for.
 fn handle_heads(env: &Env<'_>, out: &mut Outbox, from: &PublicKey, heads: &[Scope]) {
     for theirs in heads {
         let Some(ours) = env.chain.newest(theirs.shard).map(Scope::of) else { continue };
-        if ours > *theirs {
-            crate::acceptor::moved(env, out, from, theirs);
-        } else if ours < *theirs {
+        if ours < *theirs {
             out.send(env, from, Message::View(ViewMessage::AskStation { scope: ours }));
         }
+    }
+    let views = page::first(env.chain.successors().iter().filter(|next| page::is_news(heads, &next.view)));
+    if !views.is_empty() {
+        out.send(env, from, Message::Moved { views });
     }
 }
 

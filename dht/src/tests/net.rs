@@ -14,7 +14,7 @@ use crate::env::Rules;
 use crate::event::{ClaimError, Event, Lease, Output, Resolution};
 use crate::identity::SecretKey;
 use crate::membership::fixture::{TODAY, World, apply, at, data, key, peer};
-use crate::message::{Message, ViewMessage};
+use crate::message::{MAX_MESSAGE, Message, ViewMessage};
 use crate::namespace::{Image, Keys, Namespace};
 use crate::record::{RegisterKey, Value};
 use crate::view::Member;
@@ -195,6 +195,7 @@ impl Net {
                     apply(&mut node.disk, &writes);
                 }
                 Output::Send { to, message } => {
+                    assert!(message.len() <= MAX_MESSAGE, "{} bytes", message.len());
                     let to = number_of(to);
                     let message = Message::from_bytes(&message).unwrap();
                     sent.push(Packet { from: number, to, message });

@@ -147,6 +147,28 @@ fn a_replica_that_lost_its_store_comes_back_as_another() {
     assert!(net.claim(3, ip).is_err());
 }
 
+/// Thousands of changes of views fit into no message: who was away asks again and again, and nobody keeps count.
+#[test]
+fn whoever_was_away_for_many_changes_of_views_catches_up() {
+    let mut net = Net::new(5, &[A], steady());
+    net.crash(1);
+    net.world.change_views(1000);
+    let disk = net.world.founders[0].1.clone();
+    net.nodes.get_mut(&1).unwrap().disk = disk;
+    net.start(1);
+    let heads = |net: &Net, n: u8| net.nodes[&n].live.as_ref().unwrap().membership().chain().heads();
+    assert_ne!(heads(&net, A), heads(&net, 1));
+    net.run(secs(70), none);
+    for n in [2, 3, 4, 5] {
+        assert_eq!(heads(&net, n), heads(&net, 1), "{n}");
+    }
+    // One who votes nowhere hears of it when it asks for something.
+    let ip = net.ip(5);
+    net.begin_claim(A, ip, "self", Keep::No);
+    net.settle();
+    assert_eq!(net.view(A, ip).1, net.view(1, ip).1);
+}
+
 /// Begins a change of the address's shard to these members, at one of the present ones.
 fn propose(net: &mut Net, at: u8, ip: Ipv4Addr, to: &[u8]) {
     let to: Vec<Member> = to.iter().map(|n| net.member(*n)).collect();

@@ -225,8 +225,8 @@ impl Namespace {
             }
             Command::Leave { id } => self.leases.leave(&env!(self, now), &mut self.out, id),
             Command::HandOver { id } => self.depart(Leaving::Stopping, Event::HandedOver { id }, now),
-            Command::Serve { willing } => {
-                self.presences.set_willing(&env!(self, now), &mut self.out, willing);
+            Command::Serve { hindrance } => {
+                self.presences.set_unwilling(&env!(self, now), &mut self.out, hindrance);
             }
             Command::ReserveHandshakes { upto } => {
                 self.handshake_floor = self.handshake_floor.max(upto);

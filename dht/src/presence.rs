@@ -73,7 +73,8 @@ pub(crate) struct Presences {
     me: Member,
     may_be_replica: bool,
     started: Instant,
-    willing: bool,
+    /// Why this node would rather not be a replica.
+    unwilling: Option<&'static str>,
     leaving: bool,
     /// How many other members are known: with one, its word must do.
     others: usize,
@@ -90,7 +91,7 @@ impl Presences {
             me,
             may_be_replica,
             started: now,
-            willing: true,
+            unwilling: None,
             leaving: false,
             others: 0,
             known: BTreeMap::new(),
@@ -106,10 +107,10 @@ impl Presences {
         self.me.store_id = store_id;
     }
 
-    /// Whether this node would rather be a replica than not: not on battery, say.
-    pub(crate) fn set_willing(&mut self, env: &Env<'_>, out: &mut Outbox, willing: bool) {
-        if self.willing != willing {
-            self.willing = willing;
+    /// Whether this node would rather be a replica than not, and if not, why: it runs on battery, say.
+    pub(crate) fn set_unwilling(&mut self, env: &Env<'_>, out: &mut Outbox, why: Option<&'static str>) {
+        let before = std::mem::replace(&mut self.unwilling, why);
+        if before.is_some() != why.is_some() {
             self.tell_all(env, out);
         }
     }
@@ -233,7 +234,7 @@ impl Presences {
             store_id: self.me.store_id,
             uptime_s: u32::try_from(uptime).unwrap_or(u32::MAX),
             reachable: self.is_reachable(env.now.mono),
-            willing: self.willing,
+            willing: self.unwilling.is_none(),
             leaving: self.leaving,
             answer,
             views: views_number(env),
@@ -319,7 +320,7 @@ impl Presences {
             distance: distance(&position(env, &self.me.serial), &point),
             silent: Duration::ZERO,
             up: started,
-            eligible: self.may_be_replica && self.willing && self.is_reachable(now),
+            eligible: self.may_be_replica && self.unwilling.is_none() && self.is_reachable(now),
             leaving: self.leaving,
         });
         for member in &view.members {
@@ -364,8 +365,8 @@ impl Presences {
         if !self.may_be_replica {
             return Some("its invite does not let it be a replica");
         }
-        if !self.willing {
-            return Some("it runs on battery");
+        if self.unwilling.is_some() {
+            return self.unwilling;
         }
         (!self.is_reachable(now)).then_some("too few other members could dial it back")
     }

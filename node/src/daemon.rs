@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, watch};
 use crate::inbound::{self, Lane, Lanes, SLOTS};
 use crate::io::clock::SystemClock;
 use crate::io::link::Links;
+use crate::io::power::{self, Power};
 use crate::io::udp::DataSocket;
 use crate::launch::{self, Prepared};
 use crate::report;
@@ -37,6 +38,8 @@ pub(crate) struct Daemon {
     pub(crate) port: u16,
     pub(crate) clock: Arc<SystemClock>,
     pub(crate) links: Links,
+    /// What this machine runs on.
+    pub(crate) power: watch::Receiver<Power>,
     pub(crate) stop: Arc<AtomicBool>,
     lanes: Arc<ArcSwap<Lanes>>,
     namespaces: Mutex<BTreeMap<NamespaceId, Arc<Running>>>,
@@ -59,6 +62,7 @@ impl Daemon {
             socket,
             clock: Arc::new(SystemClock::start()),
             links: Links::open()?,
+            power: power::watch(),
             stop: Arc::new(AtomicBool::new(false)),
             lanes: Arc::new(ArcSwap::from_pointee(std::array::from_fn(|_| None))),
             namespaces: Mutex::new(BTreeMap::new()),

@@ -83,6 +83,29 @@ fn a_node_that_nobody_can_reach_becomes_no_replica() {
 }
 
 #[test]
+fn a_node_that_would_rather_not_becomes_no_replica_and_is_replaced_where_it_is_one() {
+    let mut net = Net::new(1, &[A, B, C], Rules::ALL);
+    let ip = net.ip(5);
+    let serve = |net: &mut Net, n: u8, hindrance| net.command(n, |_| Command::Serve { hindrance });
+    let why = |net: &mut Net, n: u8| {
+        let now = net.now(n);
+        net.live(n).summary_at(now).hindrance
+    };
+    serve(&mut net, A, Some("it runs on battery"));
+    net.run(secs(90), none);
+    assert_eq!(members(&net, 1, ip), [1, B, C]);
+    assert_eq!((why(&mut net, A), why(&mut net, B)), (Some("it runs on battery"), None));
+    // Plugs change places.
+    serve(&mut net, A, None);
+    serve(&mut net, C, Some("it runs on battery"));
+    net.run(secs(400), none);
+    assert_eq!(members(&net, 1, ip), [1, B, C], "a laptop that is carried about moves the state now and then at most");
+    net.run(secs(300), none);
+    assert_eq!(members(&net, 1, ip), [1, A, B]);
+    assert_eq!(why(&mut net, A), None);
+}
+
+#[test]
 fn the_founder_may_die_once_there_are_three() {
     let mut net = Net::new(1, &[A, B, C], Rules::ALL);
     let ip = net.ip(5);

@@ -2,5 +2,6 @@
 
 pub(crate) mod clock;
 pub(crate) mod link;
+pub(crate) mod power;
 pub(crate) mod tap;
 pub(crate) mod udp;

@@ -82,6 +82,34 @@ fn a_node_that_nobody_can_reach_becomes_no_replica() {
     assert_eq!(members(&net, 1, ip), [1]);
 }
 
+/// What a lease's certificate rests on is the view that granted it. After a change others hold the register, and they vouch for it.
+#[test]
+fn a_lease_that_was_granted_before_a_change_is_found_after_it() {
+    let mut net = Net::new(1, &[A, B, C], Rules::ALL);
+    let ip = net.ip(5);
+    let granted = net.claim(A, ip).unwrap();
+    net.run(secs(90), none);
+    assert_eq!(members(&net, 1, ip).len(), 3);
+    let seen = |found: Resolution| match found {
+        Resolution::Found { owner, token, certificate, .. } => (owner, token, certificate),
+        other @ (Resolution::Absent | Resolution::Unknown) => panic!("{other:?}"),
+    };
+    let (owner, token, certificate) = seen(net.resolve(B, |id| Command::ResolveAddress { id, ip }));
+    assert_eq!((owner, token), (peer(A), granted.token));
+    // It convinces somebody else, as the owner's own does.
+    for shown in [certificate, granted.certificate] {
+        let checked =
+            net.command(C, |id| Command::CheckLease { id, from: peer(A), certificate: shown, remaining: secs(60) });
+        let outcome = net.nodes[&C].events.iter().find_map(|event| match event {
+            Event::LeaseChecked { id, outcome, .. } if *id == checked => Some(outcome.clone()),
+            _ => None,
+        });
+        assert_eq!(outcome.unwrap().map(|proven| (proven.ip, proven.token)), Ok((ip, token)));
+    }
+    let drops = net.live(B).drops().clone();
+    assert_eq!(drops.get(&crate::env::DropReason::BadCertificate), None, "{drops:?}");
+}
+
 #[test]
 fn a_node_that_would_rather_not_becomes_no_replica_and_is_replaced_where_it_is_one() {
     let mut net = Net::new(1, &[A, B, C], Rules::ALL);

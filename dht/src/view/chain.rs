@@ -179,6 +179,18 @@ impl Chain {
         self.get(shard, number).filter(|view| view.incarnation == incarnation && view.hash() == *hash)
     }
 
+    /// The view of this hash, if it is known and not before `least`: a certificate names the view whose members vouch for it, and by
+    /// its ballot the one that decided.
+    pub(crate) fn vouching(&self, shard: u16, incarnation: u32, least: u64, hash: &[u8; 32]) -> Option<&View> {
+        let views = self.shards.get(usize::from(shard))?.get(usize::try_from(least).ok()?..)?;
+        let is_named = |(place, view): &(usize, &View)| match views.get(place + 1) {
+            // Hashed once, when it was verified.
+            Some(next) if next.incarnation == view.incarnation => next.previous == *hash,
+            Some(_) | None => view.hash() == *hash,
+        };
+        views.iter().enumerate().find(is_named).map(|(_, view)| view).filter(|view| view.incarnation == incarnation)
+    }
+
     /// Whether a view follows from those that are known here: `Ok(true)` if it is new.
     pub fn judge(&self, successor: &Successor) -> Result<bool, ChainError> {
         let view = &successor.view;

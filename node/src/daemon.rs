@@ -19,6 +19,7 @@ use crate::io::clock::SystemClock;
 use crate::io::link::Links;
 use crate::io::power::{self, Power};
 use crate::io::udp::DataSocket;
+use crate::io::vmgenid;
 use crate::launch::{self, Prepared};
 use crate::report;
 use crate::runtime::{Progress, Running};
@@ -74,6 +75,7 @@ impl Daemon {
         let listener = socket::listen(&daemon.state.control_socket())?;
         tokio::spawn(socket::serve(listener, Arc::clone(&daemon)));
         daemon.receive()?;
+        vmgenid::watch(Arc::clone(&daemon.clock));
         Ok(daemon)
     }
 

@@ -5,3 +5,4 @@ pub(crate) mod link;
 pub(crate) mod power;
 pub(crate) mod tap;
 pub(crate) mod udp;
+pub(crate) mod vmgenid;

@@ -22,7 +22,7 @@ use crate::message::{
 use crate::namespace::{Image, LoadError};
 use crate::record::{RegisterKey, Scope, Value};
 use crate::sign::{Label, sign};
-use crate::stations::Stations;
+use crate::stations::{Stations, pass_on};
 use crate::view::{Member, View, page};
 use crate::votes::Votes;
 
@@ -95,7 +95,7 @@ impl Acceptor {
 
     /// As [`member`](Self::member), if the registers of that view are served here.
     pub(crate) fn serving<'v>(&self, env: &Env<'_>, view: &'v View) -> Option<(u8, &'v Member)> {
-        self.member(env, view).filter(|_| self.stations.serves(env, view))
+        self.member(env, view).filter(|_| self.stations.serves(env, view) && self.votes.may(env, view))
     }
 
     /// What a coordinator tells an owner.
@@ -120,13 +120,11 @@ impl Acceptor {
         env: &Env<'_>,
         out: &mut Outbox,
         from: &PublicKey,
-        (scope, ballot, keys): (Scope, Ballot, Vec<RegisterKey>),
+        (scope, told, ballot, keys): (Scope, u64, Ballot, Vec<RegisterKey>),
     ) {
-        if self.coordinated(env, out, from, &scope, &ballot).is_none() {
-            return;
-        }
+        let Some(view) = self.coordinated(env, out, from, (&scope, told, &ballot)) else { return };
         let mut items = Vec::new();
-        for key in keys {
+        for key in keys.iter().cloned() {
             if key.shard(env.ns, env.config) != scope.shard {
                 out.drop(DropReason::OldView);
                 continue;
@@ -145,6 +143,7 @@ impl Acceptor {
         }
         let votes = self.votes.cast(out);
         out.send(env, from, Message::Promise { scope, store_id: self.store_id, votes, ballot, items });
+        pass_on(env, out, from, view, votes, |votes| Message::Prepare { scope, votes, ballot, keys: keys.clone() });
     }
 
     /// Phase 2.
@@ -153,13 +152,13 @@ impl Acceptor {
         env: &Env<'_>,
         out: &mut Outbox,
         from: &PublicKey,
-        (scope, ballot, next_round, values): (Scope, Ballot, u64, Vec<AcceptItem>),
+        (scope, told, ballot, next_round, values): (Scope, u64, Ballot, u64, Vec<AcceptItem>),
     ) {
-        let Some(view) = self.coordinated(env, out, from, &scope, &ballot) else { return };
+        let Some(view) = self.coordinated(env, out, from, (&scope, told, &ballot)) else { return };
         let Some((_, member)) = self.member(env, view) else { return };
         let next = (next_round > ballot.round).then_some(Ballot { round: next_round, ..ballot });
         let mut items = Vec::new();
-        for item in values {
+        for item in values.iter().cloned() {
             let key = item.value.key();
             if key.shard(env.ns, env.config) != scope.shard {
                 out.drop(DropReason::OldView);
@@ -185,6 +184,13 @@ impl Acceptor {
         }
         let votes = self.votes.cast(out);
         out.send(env, from, Message::Accepted { scope, store_id: self.store_id, votes, ballot, items });
+        pass_on(env, out, from, view, votes, |votes| Message::Accept {
+            scope,
+            votes,
+            ballot,
+            next_round,
+            items: values.clone(),
+        });
     }
 
     /// Whether the next ballot is promised along with it; else the ballot that was promised to another, if it is that.
@@ -232,7 +238,7 @@ impl Acceptor {
         };
         let answers = self.stations.standing(env, view).is_some_and(|standing| standing.answers_reads(&env.rules));
         // A store that may have been set back does not know what it holds.
-        let Some((_, member)) = self.member(env, view).filter(|_| answers && self.votes.may()) else {
+        let Some((_, member)) = self.member(env, view).filter(|_| answers && self.votes.may(env, view)) else {
             return out.drop(DropReason::NotServing);
         };
         let held = self.cells.get(&(scope, key.clone())).filter(|cell| cell.held.value.is_some()).map(|cell| {
@@ -309,17 +315,25 @@ impl Acceptor {
         }
     }
 
+    /// Asks the other members of the views it is in, before it votes there, what they have seen of this store.
+    pub(crate) fn ask_others(&mut self, env: &Env<'_>, out: &mut Outbox) {
+        self.votes.ask(env, out, &self.stations.kept(env));
+    }
+
+    /// The same again where no answer came, when that is due.
+    pub(crate) fn ask_again(&mut self, env: &Env<'_>, out: &mut Outbox) {
+        self.votes.handle_timeout(env, out, &self.stations.kept(env));
+    }
+
     /// Votes on the view that follows, phase 1 and 2.
     pub(crate) fn handle_view_prepare(
         &mut self,
         env: &Env<'_>,
         out: &mut Outbox,
         from: &PublicKey,
-        vote: (Scope, Ballot),
+        vote: (Scope, u64, Ballot),
     ) {
-        if self.votes.may() {
-            self.stations.handle_prepare(env, out, from, vote, &mut self.votes);
-        }
+        self.stations.handle_prepare(env, out, from, vote, &mut self.votes);
     }
 
     /// Phase 2: see [`Stations::handle_accept`].
@@ -328,11 +342,9 @@ impl Acceptor {
         env: &Env<'_>,
         out: &mut Outbox,
         from: &PublicKey,
-        vote: (Scope, Ballot, View),
+        vote: (Scope, u64, Ballot, View),
     ) {
-        if self.votes.may() {
-            self.stations.handle_accept(env, out, from, vote, &mut self.votes);
-        }
+        self.stations.handle_accept(env, out, from, vote, &mut self.votes);
     }
 
     /// A part of what this replica holds: of a view that is over, for a member of the next; or of the newest one, for a
@@ -354,7 +366,7 @@ impl Acceptor {
         };
         // Before the next view is known here, nobody can be told from a stranger; then nothing is given either.
         let asked = env.known(&into).is_some_and(|view| view.index_of(from).is_some());
-        if !gives || !asked && env.rules.snapshot_after_wedge || !self.votes.may() {
+        if !gives || !asked && env.rules.snapshot_after_wedge || !self.votes.may(env, view) {
             return out.drop(DropReason::NotServing);
         }
         let (items, last) = self.page(env, scope, after.as_ref());
@@ -387,7 +399,9 @@ impl Acceptor {
 
     /// What this replica itself held in a view that is over, if that counts as a snapshot.
     pub(crate) fn own_snapshot(&self, env: &Env<'_>, view: &View) -> Option<Vec<Held>> {
-        self.stations.standing(env, view).filter(|standing| standing.is_snapshot(&env.rules) && self.votes.may())?;
+        self.stations
+            .standing(env, view)
+            .filter(|standing| standing.is_snapshot(&env.rules) && self.votes.may(env, view))?;
         let cells = self.of_scope(Scope::of(view)).filter(|(_, cell)| cell.held.value.is_some());
         Some(cells.map(|(_, cell)| cell.at(&env.now)).collect())
     }
@@ -448,12 +462,11 @@ impl Acceptor {
 
     /// The newest view, if this node and the sender are in it and the ballot is the sender's.
     fn coordinated<'a>(
-        &self,
+        &mut self,
         env: &Env<'a>,
         out: &mut Outbox,
         from: &PublicKey,
-        scope: &Scope,
-        ballot: &Ballot,
+        (scope, told, ballot): (&Scope, u64, &Ballot),
     ) -> Option<&'a View> {
         let Some(view) = env.current(scope) else {
             moved(env, out, from, scope);
@@ -463,7 +476,8 @@ impl Acceptor {
             out.drop(DropReason::NotReplica);
             return None;
         }
-        if self.serving(env, view).is_none() || !self.votes.may() {
+        self.votes.saw(env, scope, from, told);
+        if self.serving(env, view).is_none() {
             out.drop(DropReason::NotServing);
             return None;
         }

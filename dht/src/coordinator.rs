@@ -2,7 +2,8 @@
 //!
 //! A round is one ballot and one or more keys, at most one operation for each. Phase 1 asks every member what it holds;
 //! with a quorum's promises [`decide`] says what the operation makes of the newest value; phase 2 writes that.
-//! Refusals write nothing: a rewrite would prolong a dead owner's lease by a network delay each time.
+//! This node's own acceptor is asked first, and passes the question on to the other members with the number of its own
+//! vote, so that they have seen that one. Refusals write nothing: a rewrite would prolong a dead owner's lease by a network delay each time.
 
 mod answer;
 mod asker;
@@ -36,7 +37,10 @@ pub(crate) use decide::Decision;
 use slots::SpentCache;
 
 /// After this a round is given up; its owner has asked again by then.
-const ROUND_TIME: Duration = Duration::from_secs(2);
+pub(crate) const ROUND_TIME: Duration = Duration::from_secs(2);
+/// A round that one member refused is tried again after this, unless a quorum of others has answered: those that are away
+/// refuse nothing, and would hold it up until it is given up.
+const STALLED: Duration = Duration::from_millis(300);
 /// How long a joiner waits for a view to be served.
 const POSTPONED: Duration = Duration::from_millis(250);
 /// How often an operation is tried when other coordinators come first.
@@ -102,7 +106,17 @@ struct Round {
     items: BTreeMap<RegisterKey, Item>,
     /// Members whose promise or vote was heard, for naming the silent ones.
     heard: u8,
+    /// Somebody has refused a ballot that is too low: whether a quorum comes together without it is waited for until then.
+    stalled: Option<Instant>,
     deadline: Instant,
+}
+
+impl Round {
+    /// Whether answers under this ballot are waited for: not longer than the others may rely on, even before the
+    /// timeout has been handled.
+    fn waits(&self, env: &Env<'_>, scope: &Scope, ballot: &Ballot) -> bool {
+        self.ballot == *ballot && self.scope == *scope && env.now.mono < self.deadline
+    }
 }
 
 type RoundId = (u64, u64);
@@ -242,11 +256,9 @@ impl Coordinator {
         let keys: Vec<RegisterKey> = items.keys().cloned().collect();
         let deadline = env.now.mono + ROUND_TIME;
         let next_round = self.next_round(env, out);
-        self.rounds.insert((round, 0), Round { scope, ballot, next_round, items, heard: 0, deadline });
+        self.rounds.insert((round, 0), Round { scope, ballot, next_round, items, heard: 0, stalled: None, deadline });
         for chunk in keys.chunks(MAX_BATCH) {
-            for member in &view.members {
-                out.send(env, &member.identity, Message::Prepare { scope, ballot, keys: chunk.to_vec() });
-            }
+            out.send(env, &env.me, Message::Prepare { scope, votes: 0, ballot, keys: chunk.to_vec() });
         }
     }
 
@@ -298,16 +310,16 @@ impl Coordinator {
             let keys: Vec<RegisterKey> = items.keys().cloned().collect();
             let (scope, deadline) = (Scope::of(view), env.now.mono + ROUND_TIME);
             let next_round = self.next_round(env, out);
-            self.rounds.insert(id, Round { scope, ballot, next_round, items, heard: 0, deadline });
-            self.propose(env, out, acceptor, view, id, keys);
+            self.rounds.insert(id, Round { scope, ballot, next_round, items, heard: 0, stalled: None, deadline });
+            self.propose(env, out, acceptor, id, keys);
         }
         others
     }
 
     /// Rounds under this ballot: one, or the parts of one.
-    fn rounds_of(&self, scope: &Scope, ballot: &Ballot) -> Vec<RoundId> {
+    fn rounds_of(&self, env: &Env<'_>, scope: &Scope, ballot: &Ballot) -> Vec<RoundId> {
         let parts = self.rounds.range((ballot.round, 0)..=(ballot.round, u64::MAX));
-        parts.filter(|(_, round)| round.ballot == *ballot && round.scope == *scope).map(|(id, _)| *id).collect()
+        parts.filter(|(_, round)| round.waits(env, scope, ballot)).map(|(id, _)| *id).collect()
     }
 
     /// Phase 1 answers.
@@ -321,7 +333,7 @@ impl Coordinator {
     ) {
         let Some((view, index)) = voter(env, out, from, &scope, &store_id) else { return };
         let id = (ballot.round, 0);
-        let Some(round) = self.rounds.get_mut(&id).filter(|r| r.ballot == ballot && r.scope == scope) else {
+        let Some(round) = self.rounds.get_mut(&id).filter(|round| round.waits(env, &scope, &ballot)) else {
             return out.drop(DropReason::Unexpected);
         };
         round.heard |= 1 << index;
@@ -341,6 +353,7 @@ impl Coordinator {
                 Err(promised) => {
                     self.counter.saw(promised.round);
                     mine.nacks += 1;
+                    round.stalled.get_or_insert(env.now.mono + STALLED);
                     if mine.nacks > view.members.len() - view.quorum() {
                         nacked.push(item.key);
                     }
@@ -352,20 +365,12 @@ impl Coordinator {
             decided = round.items.keys().cloned().collect();
             nacked.clear();
         }
-        self.decide(env, out, acceptor, view, id, decided);
+        self.decide(env, out, acceptor, id, decided);
         self.retry(env, out, acceptor, id, nacked);
     }
 
     /// A quorum has promised: what becomes of these operations.
-    fn decide(
-        &mut self,
-        env: &Env<'_>,
-        out: &mut Outbox,
-        acceptor: &Acceptor,
-        view: &View,
-        id: RoundId,
-        keys: Vec<RegisterKey>,
-    ) {
+    fn decide(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, id: RoundId, keys: Vec<RegisterKey>) {
         let Some(round) = self.rounds.get_mut(&id) else { return };
         let (scope, ballot) = (round.scope, round.ballot);
         let (mut ready, mut nothing, mut twins) = (Vec::new(), Vec::new(), Vec::new());
@@ -377,31 +382,22 @@ impl Coordinator {
                 Some(decision) => {
                     let twin = item.twin.take().and_then(|twin| decide::decide(env, &twin.source, &top)?.write);
                     twins.extend(twin.map(|(value, elapsed_ms)| AcceptItem { value, elapsed_ms }));
-                    item.phase = Phase::deciding(decision);
+                    (item.phase, item.nacks) = (Phase::deciding(decision), 0);
                     ready.push(key);
                 }
                 // There is nothing to settle.
                 None => nothing.push(key),
             }
         }
-        self.propose(env, out, acceptor, view, id, ready);
-        for member in view.members.iter().filter(|_| !twins.is_empty()) {
-            let message = Message::Accept { scope, ballot, next_round: 0, items: twins.clone() };
-            out.send(env, &member.identity, message);
+        self.propose(env, out, acceptor, id, ready);
+        if !twins.is_empty() {
+            out.send(env, &env.me, Message::Accept { scope, votes: 0, ballot, next_round: 0, items: twins });
         }
         self.finish(env, out, acceptor, id, nothing);
     }
 
     /// Phase 2 for what is to be written; the rest is answered at once.
-    fn propose(
-        &mut self,
-        env: &Env<'_>,
-        out: &mut Outbox,
-        acceptor: &Acceptor,
-        view: &View,
-        id: RoundId,
-        keys: Vec<RegisterKey>,
-    ) {
+    fn propose(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, id: RoundId, keys: Vec<RegisterKey>) {
         let Some(round) = self.rounds.get(&id) else { return };
         let (scope, ballot, next_round) = (round.scope, round.ballot, round.next_round);
         let (mut accepts, mut refused) = (Vec::new(), Vec::new());
@@ -414,10 +410,7 @@ impl Coordinator {
             }
         }
         for chunk in accepts.chunks(MAX_BATCH) {
-            for member in &view.members {
-                let message = Message::Accept { scope, ballot, next_round, items: chunk.to_vec() };
-                out.send(env, &member.identity, message);
-            }
+            out.send(env, &env.me, Message::Accept { scope, votes: 0, ballot, next_round, items: chunk.to_vec() });
         }
         self.finish(env, out, acceptor, id, refused);
     }
@@ -433,7 +426,7 @@ impl Coordinator {
     ) {
         let Some((view, index)) = voter(env, out, from, &scope, &store_id) else { return };
         // Votes beyond the quorum come late as a rule, and find no round.
-        for id in self.rounds_of(&scope, &ballot) {
+        for id in self.rounds_of(env, &scope, &ballot) {
             let Some(round) = self.rounds.get_mut(&id) else { continue };
             round.heard |= 1 << index;
             let (mut done, mut nacked) = (Vec::new(), Vec::new());
@@ -458,6 +451,7 @@ impl Coordinator {
                     Err(promised) => {
                         self.counter.saw(promised.round);
                         mine.nacks += 1;
+                        round.stalled.get_or_insert(env.now.mono + STALLED);
                         if mine.nacks > view.members.len() - view.quorum() {
                             nacked.push(item.key.clone());
                         }
@@ -558,6 +552,26 @@ impl Coordinator {
         self.release(env, keys);
     }
 
+    /// Tries again what somebody refused and no quorum of others has answered in time.
+    fn retry_stalled(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor) {
+        let stalled = |round: &Round| round.stalled.is_some_and(|at| at <= env.now.mono);
+        let ids: Vec<RoundId> = self.rounds.iter().filter(|(_, round)| stalled(round)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(round) = self.rounds.get_mut(&id) else { continue };
+            round.stalled = None;
+            let refused = round.items.iter().filter(|(_, item)| item.nacks > 0).map(|(key, _)| key.clone());
+            let refused = refused.collect();
+            self.retry(env, out, acceptor, id, refused);
+        }
+    }
+
+    /// Another coordinator asks for votes: rounds begun here from now on are above its.
+    pub(crate) fn handle_rival(&mut self, env: &Env<'_>, from: &PublicKey, scope: &Scope, ballot: &Ballot) {
+        if env.current(scope).is_some_and(|view| view.index_of(from) == Some(ballot.replica)) {
+            self.counter.saw(ballot.round);
+        }
+    }
+
     fn answer(env: &Env<'_>, out: &mut Outbox, acceptor: &Acceptor, scope: Scope, op: &SignedOp, outcome: Outcome) {
         let key = RegisterKey::Lease(op.op.key.clone());
         let items = vec![OpResult { op_seq: op.op.op_seq, nonce: op.op.nonce, key, outcome }];
@@ -576,6 +590,7 @@ impl Coordinator {
             }
             self.release(env, keys);
         }
+        self.retry_stalled(env, out, acceptor);
         let (due, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.retries).into_iter().partition(|(at, _)| *at <= env.now.mono);
         self.retries = later;
@@ -633,8 +648,9 @@ impl Coordinator {
 
     pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let rounds = self.rounds.values().map(|round| (round.deadline, "give a round up"));
+        let stalled = self.rounds.values().filter_map(|round| Some((round.stalled?, "try a refused round again")));
         let retries = self.retries.iter().map(|(at, _)| (*at, "start the next round"));
-        rounds.chain(retries).min()
+        rounds.chain(stalled).chain(retries).min()
     }
 }
 

@@ -94,6 +94,10 @@ pub struct Rules {
     pub fast_path_never_refuses: bool,
     /// A replica asks others, before its first vote, whether its store was set back.
     pub restored_asks_first: bool,
+    /// It asks as well if its store knows of no vote.
+    pub fresh_store_asks: bool,
+    /// Those whom a coordinator asks for votes are told of its own.
+    pub own_votes_told: bool,
 }
 
 impl Rules {
@@ -136,6 +140,8 @@ impl Rules {
         promise_serves_once: true,
         fast_path_never_refuses: true,
         restored_asks_first: true,
+        fresh_store_asks: true,
+        own_votes_told: true,
     };
 
     /// Whether an acceptor takes slots whatever the date is: it may be obliged to carry an old append on.

@@ -202,7 +202,7 @@ mod tests {
         let view = |message| Message::View(message);
         vec![
             (Message::Fetch, 1024),
-            (Message::Prepare { scope: SCOPE, ballot, keys: Vec::new() }, 65_536),
+            (Message::Prepare { scope: SCOPE, ballot, votes: Default::default(), keys: Vec::new() }, 65_536),
             (Message::Accepted { scope: SCOPE, store_id, votes, ballot, items: Vec::new() }, 65_536),
             (Message::ReadReply { scope: SCOPE, store_id, id: 1, key, held: None }, 2048),
             (Message::Moved { views: Vec::new() }, 4096),
@@ -210,7 +210,7 @@ mod tests {
             (Message::Fetched { bytes: Vec::new() }, 64),
             (Message::Signal { bytes: Vec::new() }, 128),
             (view(ViewMessage::DialMe), 4),
-            (view(ViewMessage::Prepare { scope: SCOPE, ballot }), 4096),
+            (view(ViewMessage::Prepare { scope: SCOPE, ballot, votes: Default::default() }), 4096),
             (view(ViewMessage::AskVotes { store_id }), 4096),
             (view(ViewMessage::AskSnapshot { scope: SCOPE, into: SCOPE, after: None }), 1024),
             (view(ViewMessage::AskStation { scope: SCOPE }), 1024),

@@ -54,6 +54,8 @@ pub enum Message {
     Prepare {
         /// The view.
         scope: Scope,
+        /// How many votes the coordinator's store has given, its own one on this among them. 0 to itself.
+        votes: u64,
         /// The ballot of this round, for every key in it.
         ballot: Ballot,
         /// The keys.
@@ -76,6 +78,8 @@ pub enum Message {
     Accept {
         /// The view.
         scope: Scope,
+        /// As in [`Prepare`](Self::Prepare).
+        votes: u64,
         /// The ballot of this round.
         ballot: Ballot,
         /// The round of a ballot to be promised along with the vote, for the operation that comes next; 0 for none.
@@ -169,8 +173,9 @@ impl Wire for Message {
                 out.u64(*votes);
                 out.list(items);
             }
-            Self::Prepare { scope, ballot, keys } => {
+            Self::Prepare { scope, votes, ballot, keys } => {
                 scope.encode(out);
+                out.u64(*votes);
                 ballot.encode(out);
                 out.list(keys);
             }
@@ -178,8 +183,9 @@ impl Wire for Message {
                 encode_vote(scope, store_id, *votes, ballot, out);
                 out.list(items);
             }
-            Self::Accept { scope, ballot, next_round, items } => {
+            Self::Accept { scope, votes, ballot, next_round, items } => {
                 scope.encode(out);
+                out.u64(*votes);
                 ballot.encode(out);
                 out.u64(*next_round);
                 out.list(items);
@@ -271,7 +277,12 @@ impl Message {
                 votes: input.u64()?,
                 items: input.list(MAX_BATCH, "batch")?,
             },
-            3 => Self::Prepare { scope, ballot: Ballot::decode(input)?, keys: input.list(MAX_BATCH, "batch")? },
+            3 => Self::Prepare {
+                scope,
+                votes: input.u64()?,
+                ballot: Ballot::decode(input)?,
+                keys: input.list(MAX_BATCH, "batch")?,
+            },
             4 => Self::Promise {
                 scope,
                 store_id: input.array()?,
@@ -281,6 +292,7 @@ impl Message {
             },
             5 => Self::Accept {
                 scope,
+                votes: input.u64()?,
                 ballot: Ballot::decode(input)?,
                 next_round: input.u64()?,
                 items: input.list(MAX_BATCH, "batch")?,

@@ -30,6 +30,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::acceptor::Acceptor;
+use crate::ballot::Ballot;
 use crate::certificate::verify_hint;
 use crate::clock::Now;
 use crate::codec::Wire;
@@ -177,6 +178,7 @@ impl Namespace {
             out,
         };
         let env = env!(namespace, now);
+        namespace.acceptor.ask_others(&env, &mut namespace.out);
         namespace.transfers.step(&env, &mut namespace.out, &mut namespace.acceptor);
         namespace.proposer.step(&env, &mut namespace.out, &namespace.acceptor);
         namespace.settle(now);
@@ -341,23 +343,26 @@ impl Namespace {
                 Some(owner) => self.coordinator.handle_ops(&env, out, &self.acceptor, &owner, (scope, ops)),
                 None => out.drop(DropReason::NotAdmitted),
             },
-            Message::Results { store_id, votes, items, .. } => {
-                self.acceptor.votes.saw(store_id, votes);
+            Message::Results { scope, votes, items, .. } => {
+                self.acceptor.votes.saw(&env, &scope, &from, votes);
                 self.leases.handle_results(&env, out, &from, items);
             }
-            Message::Prepare { scope, ballot, keys } => {
-                self.acceptor.handle_prepare(&env, out, &from, (scope, ballot, keys));
+            Message::Prepare { scope, votes, ballot, keys } => {
+                self.coordinator.handle_rival(&env, &from, &scope, &ballot);
+                self.acceptor.handle_prepare(&env, out, &from, (scope, votes, ballot, keys));
             }
             Message::Promise { scope, store_id, votes, ballot, items } => {
-                self.acceptor.votes.saw(store_id, votes);
+                self.acceptor.votes.saw(&env, &scope, &from, votes);
                 let promise = (scope, store_id, ballot, items);
                 self.coordinator.handle_promise(&env, out, &self.acceptor, &from, promise);
             }
-            Message::Accept { scope, ballot, next_round, items } => {
-                self.acceptor.handle_accept(&env, out, &from, (scope, ballot, next_round, items));
+            Message::Accept { scope, votes, ballot, next_round, items } => {
+                let highest = Ballot { round: ballot.round.max(next_round), ..ballot };
+                self.coordinator.handle_rival(&env, &from, &scope, &highest);
+                self.acceptor.handle_accept(&env, out, &from, (scope, votes, ballot, next_round, items));
             }
             Message::Accepted { scope, store_id, votes, ballot, items } => {
-                self.acceptor.votes.saw(store_id, votes);
+                self.acceptor.votes.saw(&env, &scope, &from, votes);
                 let accepted = (scope, store_id, ballot, items);
                 self.coordinator.handle_accepted(&env, out, &self.acceptor, &from, accepted);
             }
@@ -500,7 +505,7 @@ impl Namespace {
         let standing = self.acceptor.stations.standing(&env, view);
         let accepted = self.acceptor.stations.accepted(&crate::record::Scope::of(view)).map(|(ballot, _)| *ballot);
         let members: Vec<String> = view.members.iter().map(|member| format!("{:?}", member.identity)).collect();
-        let (proposer, votes) = (self.proposer.describe(shard), self.acceptor.votes.may());
+        let (proposer, votes) = (self.proposer.describe(shard), self.acceptor.votes.may(&env, view));
         let (number, members) = (view.number, members.join(" "));
         let (me, store) = (env.me, &self.acceptor.store_id()[..2]);
         format!(

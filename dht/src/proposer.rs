@@ -32,7 +32,7 @@ pub(crate) const UP: Duration = Duration::from_secs(100);
 const PROBE: Duration = Duration::from_secs(3);
 const FRESH: Duration = Duration::from_secs(5);
 /// After this a proposal is given up.
-const PHASE: Duration = Duration::from_secs(3);
+pub(crate) const PHASE: Duration = Duration::from_secs(3);
 /// A wedged member that hears nothing waits between these before it acts, twice as long each time.
 const WEDGED: Duration = Duration::from_secs(2);
 const WEDGED_MAX: Duration = Duration::from_secs(60);
@@ -70,6 +70,13 @@ struct Proposal {
     own: Option<View>,
     stage: Stage,
     deadline: Instant,
+}
+
+impl Proposal {
+    /// Whether answers under this ballot are waited for.
+    fn waits(&self, env: &Env<'_>, scope: &Scope, ballot: &Ballot) -> bool {
+        self.ballot == *ballot && self.scope == *scope && env.now.mono < self.deadline
+    }
 }
 
 /// A view that this node has accepted, and of whose decision it has not heard.
@@ -165,7 +172,7 @@ impl Proposer {
         self.finish_wedged(env, out, acceptor, rounds);
         if self.look_at <= env.now.mono {
             self.look_at = env.now.mono + self.jitter(LOOK_EVERY);
-            let looks = acceptor.votes.may() && env.rules.views_change;
+            let looks = env.rules.views_change;
             let mut probed = BTreeSet::new();
             for view in env.newest().filter(|_| looks) {
                 probed.extend(self.look(env, acceptor, presences, view));
@@ -275,10 +282,7 @@ impl Proposer {
                 Stage::Accepting { view: next.clone(), votes: BTreeMap::new(), nacks: 0 }
             }
             Some(_) | None => {
-                for member in &view.members {
-                    let message = Message::View(ViewMessage::Prepare { scope, ballot });
-                    out.send(env, &member.identity, message);
-                }
+                out.send(env, &env.me, Message::View(ViewMessage::Prepare { scope, votes: 0, ballot }));
                 Stage::Preparing { promises: BTreeMap::new(), nacks: 0 }
             }
         };
@@ -321,8 +325,7 @@ impl Proposer {
         let Some((view, index)) = member_of(env, from, &scope, &store_id) else {
             return out.drop(DropReason::NotReplica);
         };
-        let Some(proposal) = self.proposals.get_mut(&scope.shard).filter(|p| p.ballot == ballot && p.scope == scope)
-        else {
+        let Some(proposal) = self.proposals.get_mut(&scope.shard).filter(|p| p.waits(env, &scope, &ballot)) else {
             return out.drop(DropReason::Unexpected);
         };
         let Stage::Preparing { promises, nacks } = &mut proposal.stage else { return };
@@ -364,8 +367,7 @@ impl Proposer {
         let Some((view, index)) = member_of(env, from, &scope, &store_id) else {
             return out.drop(DropReason::NotReplica);
         };
-        let Some(proposal) = self.proposals.get_mut(&scope.shard).filter(|p| p.ballot == ballot && p.scope == scope)
-        else {
+        let Some(proposal) = self.proposals.get_mut(&scope.shard).filter(|p| p.waits(env, &scope, &ballot)) else {
             return;
         };
         let Stage::Accepting { view: next, votes, nacks } = &mut proposal.stage else { return };
@@ -406,11 +408,10 @@ fn successor_of(view: &View, members: Vec<Member>) -> View {
     View { number: view.number.saturating_add(1), members, previous: view.hash(), ..view.clone() }
 }
 
+/// To this node's own acceptor, which passes it on.
 fn send_accepts(env: &Env<'_>, out: &mut Outbox, view: &View, ballot: Ballot, next: &View) {
-    for member in &view.members {
-        let accept = ViewMessage::Accept { scope: Scope::of(view), ballot, view: next.clone() };
-        out.send(env, &member.identity, Message::View(accept));
-    }
+    let accept = ViewMessage::Accept { scope: Scope::of(view), votes: 0, ballot, view: next.clone() };
+    out.send(env, &env.me, Message::View(accept));
 }
 
 /// Tells the members of both views, this node first.

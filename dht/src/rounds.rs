@@ -39,6 +39,11 @@ impl Rounds {
         round
     }
 
+    /// The highest that was seen or used.
+    pub(crate) fn highest(&self) -> u64 {
+        self.next - 1
+    }
+
     /// Somebody promised this round to another: the next one is above it.
     pub(crate) fn saw(&mut self, round: u64) {
         if round < self.next.saturating_add(MOST_AHEAD) {

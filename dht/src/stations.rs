@@ -136,10 +136,10 @@ impl Stations {
         env: &Env<'_>,
         out: &mut Outbox,
         from: &PublicKey,
-        (scope, ballot): (Scope, Ballot),
+        (scope, told, ballot): (Scope, u64, Ballot),
         votes: &mut Votes,
     ) {
-        let Some(view) = self.voting(env, out, from, &scope, &ballot) else { return };
+        let Some(view) = self.voting(env, out, from, (&scope, told, &ballot), votes) else { return };
         let station = self.station(env, view);
         let verdict = station.slot.prepare(ballot);
         let bytes = station.to_bytes();
@@ -148,6 +148,7 @@ impl Stations {
         }
         let (store_id, votes) = (self.store_id, votes.cast(out));
         out.send(env, from, Message::View(ViewMessage::Promise { scope, store_id, votes, ballot, verdict }));
+        pass_on(env, out, from, view, votes, |votes| Message::View(ViewMessage::Prepare { scope, votes, ballot }));
     }
 
     /// Phase 2: accepts the next view, having stopped to serve this one.
@@ -156,10 +157,10 @@ impl Stations {
         env: &Env<'_>,
         out: &mut Outbox,
         from: &PublicKey,
-        (scope, ballot, next): (Scope, Ballot, View),
+        (scope, told, ballot, next): (Scope, u64, Ballot, View),
         votes: &mut Votes,
     ) {
-        let Some(view) = self.voting(env, out, from, &scope, &ballot) else { return };
+        let Some(view) = self.voting(env, out, from, (&scope, told, &ballot), votes) else { return };
         // Only its form is judged: it may be a value that the proposer is obliged to carry on.
         if !follows(view, &next) {
             return out.drop(DropReason::BadView);
@@ -168,7 +169,7 @@ impl Stations {
         let vote = Successor::body(&next, ballot, member);
         let rules = env.rules;
         let station = self.station(env, view);
-        let verdict = station.slot.accept(ballot, next).map(|()| {
+        let verdict = station.slot.accept(ballot, next.clone()).map(|()| {
             station.standing = station.standing.wedged(&rules);
             sign(env.identity, Label::ViewAccepted, env.ns, &vote)
         });
@@ -178,6 +179,9 @@ impl Stations {
         }
         let (store_id, votes) = (self.store_id, votes.cast(out));
         out.send(env, from, Message::View(ViewMessage::Accepted { scope, store_id, votes, ballot, verdict }));
+        pass_on(env, out, from, view, votes, |votes| {
+            Message::View(ViewMessage::Accept { scope, votes, ballot, view: next.clone() })
+        });
     }
 
     /// The newest view, if this node votes on its successor and the sender is the member that the ballot names.
@@ -186,8 +190,8 @@ impl Stations {
         env: &Env<'a>,
         out: &mut Outbox,
         from: &PublicKey,
-        scope: &Scope,
-        ballot: &Ballot,
+        (scope, told, ballot): (&Scope, u64, &Ballot),
+        votes: &mut Votes,
     ) -> Option<&'a View> {
         let newest = env.chain.newest(scope.shard).filter(|view| Scope::of(view) == *scope);
         let Some(view) = newest else {
@@ -198,7 +202,9 @@ impl Stations {
             out.drop(DropReason::NotReplica);
             return None;
         }
-        if !self.standing(env, view).is_some_and(|standing| standing.votes(&env.rules)) {
+        votes.saw(env, scope, from, told);
+        let standing = self.standing(env, view);
+        if !standing.is_some_and(|standing| standing.votes(&env.rules)) || !votes.may(env, view) {
             out.drop(DropReason::NotServing);
             return None;
         }
@@ -252,6 +258,21 @@ impl Stations {
     pub(crate) fn is_ready(&self, env: &Env<'_>, shard: u16) -> bool {
         let Some(view) = env.chain.newest(shard) else { return false };
         view.number == 0 || self.ready.get(&Scope::of(view)).is_some_and(|ready| ready.len() >= view.quorum())
+    }
+}
+
+/// A question that this node has just answered to itself goes to the other members, with the number of that vote.
+pub(crate) fn pass_on(
+    env: &Env<'_>,
+    out: &mut Outbox,
+    from: &PublicKey,
+    view: &View,
+    votes: u64,
+    question: impl Fn(u64) -> Message,
+) {
+    let votes = if env.rules.own_votes_told { votes } else { 0 };
+    for member in view.members.iter().filter(|member| *from == env.me && member.identity != env.me) {
+        out.send(env, &member.identity, question(votes));
     }
 }
 

@@ -1,9 +1,10 @@
 //! Whether this replica's disk is what it was: how many votes its store has given, and what others have seen of that.
 //!
 //! A store that was set back, from a backup or a file-system snapshot, has forgotten promises that others rely on, and
-//! cannot know it. So every vote carries the number of votes of its store; peers remember the highest; and after a start,
-//! before its first vote, a replica asks them. If anybody saw more, the store is lost: it begins anew under another number,
-//! as a member of nothing. Where nobody answers there is no proof, only the fencing tokens.
+//! cannot know it. So every vote carries the number of votes of its store, also to those who are asked for theirs; peers
+//! remember the highest; and no process votes in a view before it has asked the other members of that view what they
+//! have seen. If anybody saw more, the store is lost: it begins anew under another number, as a member of nothing. A
+//! view of one has nobody to ask: there only the fencing tokens are left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,9 +13,18 @@ use crate::env::{Env, Outbox, Rules};
 use crate::identity::PublicKey;
 use crate::message::{Message, ViewMessage};
 use crate::namespace::{Image, LoadError};
+use crate::record::Scope;
+use crate::view::View;
 
-/// How long it is waited for answers.
+/// How long a member that does not answer is waited for, as long as a quorum has answered.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often somebody is asked who has not answered, while it is waited for and later.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+const ASK_LATE: Duration = Duration::from_secs(60);
+/// A process does not vote before this has passed: longer than anybody waits for a vote of the process before it, which
+/// may have come from a store that was still whole ([`ROUND_TIME`](crate::coordinator::ROUND_TIME) and
+/// [`PHASE`](crate::proposer::PHASE), on clocks that run at different rates).
+const QUIET: Duration = Duration::from_millis(3200);
 /// Most stores of others that are remembered.
 const MAX_SEEN: usize = 1024;
 /// How often what was seen goes to disk.
@@ -31,20 +41,29 @@ pub(crate) struct Votes {
     seen: BTreeMap<[u8; 16], u64>,
     unsaved: BTreeSet<[u8; 16]>,
     save_at: Instant,
-    asking: Option<Asking>,
+    /// Until then nothing is voted on; none once that is past.
+    quiet_until: Option<Instant>,
+    /// How many votes there were when the process began.
+    loaded: u64,
+    /// The other members of the views that this node is a member of.
+    asked: BTreeMap<PublicKey, Question>,
+    ask_at: Instant,
 }
 
-/// Who has not answered yet, and until when it is waited for.
-#[derive(Debug)]
-struct Asking {
-    until: Instant,
-    silent: BTreeSet<PublicKey>,
-    answered: bool,
+/// What has become of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    /// Asked, first at this time.
+    Open { since: Instant },
+    /// Answered to this process.
+    Answered,
 }
 
-/// Whether a replica asks others before its first vote after a start.
+/// Whether a replica asks the other members of a view before its first vote there after a start.
+///
+/// Also one that knows of no vote: it may have been set back to before its first.
 pub(crate) fn asks_first(rules: &Rules, count: u64, alone: bool) -> bool {
-    rules.restored_asks_first && count > 0 && !alone
+    rules.restored_asks_first && !alone && (count > 0 || rules.fresh_store_asks)
 }
 
 /// Whether somebody has seen more votes of this store than it knows of.
@@ -53,7 +72,7 @@ pub(crate) fn was_set_back(count: u64, seen: u64) -> bool {
 }
 
 impl Votes {
-    /// Takes up what is on disk. A store that has voted before asks first.
+    /// Takes up what is on disk.
     pub(crate) fn load(env: &Env<'_>, store_id: [u8; 16], image: &Image) -> Result<Self, LoadError> {
         let damaged = |_| LoadError::Damaged("count of votes");
         let count = image.get(VOTES).map(|bytes| <[u8; 8]>::try_from(bytes.as_slice())).transpose().map_err(damaged)?;
@@ -63,30 +82,67 @@ impl Votes {
             let id = <[u8; 16]>::try_from(&key[SEEN.len()..]).map_err(damaged)?;
             seen.insert(id, u64::from_be_bytes(value.as_slice().try_into().map_err(damaged)?));
         }
-        let mine = |view: &&crate::view::View| {
-            view.index_of(&env.me).and_then(|index| view.member(index)).is_some_and(|m| m.store_id == store_id)
-        };
-        let silent: BTreeSet<PublicKey> = env
-            .newest()
-            .filter(mine)
-            .flat_map(|view| view.members.iter().map(|member| member.identity))
-            .filter(|identity| *identity != env.me)
-            .collect();
-        // A lone replica has only those to ask who have dealt with it; none is known to have, none is waited for.
-        let asks = asks_first(&env.rules, count, silent.is_empty());
-        let asking = asks.then(|| Asking { until: env.now.mono + PATIENCE, silent, answered: false });
-        Ok(Self { store_id, count, seen, unsaved: BTreeSet::new(), save_at: env.now.mono + SAVE_EVERY, asking })
+        let now = env.now.mono;
+        Ok(Self {
+            store_id,
+            count,
+            seen,
+            unsaved: BTreeSet::new(),
+            save_at: now + SAVE_EVERY,
+            quiet_until: Some(now + QUIET),
+            loaded: count,
+            asked: BTreeMap::new(),
+            ask_at: now,
+        })
     }
 
     /// The store begins anew under another number, and owes nobody anything.
     pub(crate) fn begin_anew(&mut self, out: &mut Outbox, store_id: [u8; 16]) {
-        (self.store_id, self.count, self.asking) = (store_id, 0, None);
+        (self.store_id, self.count) = (store_id, 0);
+        self.asked.clear();
         out.persist(VOTES.to_vec(), None);
     }
 
-    /// Whether this replica may vote at all.
-    pub(crate) fn may(&self) -> bool {
-        self.asking.is_none()
+    /// Whether this replica may vote in a view, and say what it holds there.
+    pub(crate) fn may(&self, env: &Env<'_>, view: &View) -> bool {
+        let mut others = view.members.iter().map(|member| member.identity).filter(|other| *other != env.me);
+        if !asks_first(&env.rules, self.loaded, others.clone().next().is_none()) {
+            return true;
+        }
+        let answered = others.clone().filter(|other| self.asked.get(other) == Some(&Question::Answered)).count();
+        let heard_or_late = |other: PublicKey| match self.asked.get(&other) {
+            Some(Question::Answered) => true,
+            Some(Question::Open { since }) => env.now.mono >= *since + PATIENCE,
+            None => false,
+        };
+        self.quiet_until.is_none_or(|until| env.now.mono >= until)
+            && answered + 1 >= view.quorum()
+            && others.all(heard_or_late)
+    }
+
+    /// Asks everybody who is to be asked and has not answered. `kept` are views that are over and still needed.
+    pub(crate) fn ask(&mut self, env: &Env<'_>, out: &mut Outbox, kept: &[Scope]) {
+        let kept = kept.iter().filter_map(|scope| env.known(scope));
+        let mine = env.newest().chain(kept).filter(|view| view.index_of(&env.me).is_some());
+        let others = mine.flat_map(|view| view.members.iter().map(|member| member.identity));
+        let others: BTreeSet<PublicKey> = others.filter(|other| *other != env.me).collect();
+        if !asks_first(&env.rules, self.loaded, others.is_empty()) {
+            return;
+        }
+        self.asked.retain(|other, _| others.contains(other));
+        self.ask_at = env.now.mono + ASK_LATE;
+        for other in others {
+            let open = Question::Open { since: env.now.mono };
+            let Question::Open { since } = *self.asked.entry(other).or_insert(open) else { continue };
+            if env.now.mono < since + PATIENCE {
+                self.ask_at = env.now.mono + ASK_EVERY;
+            }
+            self.put(env, out, &other);
+        }
+    }
+
+    fn put(&self, env: &Env<'_>, out: &mut Outbox, other: &PublicKey) {
+        out.send(env, other, Message::View(ViewMessage::AskVotes { store_id: self.store_id }));
     }
 
     /// Counts one more message of votes, which goes to disk with what it rests on.
@@ -101,11 +157,13 @@ impl Votes {
         self.count
     }
 
-    /// A vote of another store came with this number.
-    pub(crate) fn saw(&mut self, store_id: [u8; 16], votes: u64) {
-        if store_id == self.store_id {
+    /// A member of a view has sent this number with a vote.
+    pub(crate) fn saw(&mut self, env: &Env<'_>, scope: &Scope, from: &PublicKey, votes: u64) {
+        let view = env.known(scope);
+        let Some(member) = view.and_then(|view| view.member(view.index_of(from)?)).filter(|_| *from != env.me) else {
             return;
-        }
+        };
+        let store_id = member.store_id;
         while self.seen.len() >= MAX_SEEN && !self.seen.contains_key(&store_id) {
             self.seen.pop_first();
         }
@@ -118,35 +176,38 @@ impl Votes {
 
     /// A peer is here: what has it seen of this store?
     pub(crate) fn handle_admitted(&self, env: &Env<'_>, out: &mut Outbox, peer: &PublicKey) {
-        if self.asking.is_some() {
-            out.send(env, peer, Message::View(ViewMessage::AskVotes { store_id: self.store_id }));
+        if matches!(self.asked.get(peer), Some(Question::Open { .. })) {
+            self.put(env, out, peer);
         }
     }
 
     /// Answers that question.
-    pub(crate) fn handle_ask(&self, env: &Env<'_>, out: &mut Outbox, from: &PublicKey, store_id: [u8; 16]) {
+    pub(crate) fn handle_ask(
+        &self,
+        env: &Env<'_>,
+        out: &mut Outbox,
+        from: &PublicKey,
+        (store_id, round): ([u8; 16], u64),
+    ) {
         let votes = self.seen.get(&store_id).copied().unwrap_or(0);
-        out.send(env, from, Message::View(ViewMessage::VotesSeen { store_id, votes }));
+        out.send(env, from, Message::View(ViewMessage::VotesSeen { store_id, votes, round }));
     }
 
     /// Takes an answer. Whether it shows that this store was set back.
     pub(crate) fn handle_seen(&mut self, from: &PublicKey, store_id: [u8; 16], votes: u64) -> bool {
-        let Some(asking) = self.asking.as_mut().filter(|_| store_id == self.store_id) else { return false };
-        asking.silent.remove(from);
-        asking.answered = true;
-        if was_set_back(self.count, votes) {
-            return true;
-        }
-        if asking.silent.is_empty() {
-            self.asking = None;
-        }
-        false
+        // Only members are asked: nobody else can take a replica its place.
+        let Some(question) = self.asked.get_mut(from).filter(|_| store_id == self.store_id) else { return false };
+        *question = Question::Answered;
+        was_set_back(self.count, votes)
     }
 
-    /// Stops waiting, and saves what was seen.
-    pub(crate) fn handle_timeout(&mut self, env: &Env<'_>, out: &mut Outbox) {
-        if self.asking.as_ref().is_some_and(|asking| asking.until <= env.now.mono) {
-            self.asking = None;
+    /// Asks again, and saves what was seen.
+    pub(crate) fn handle_timeout(&mut self, env: &Env<'_>, out: &mut Outbox, kept: &[Scope]) {
+        if self.quiet_until.is_some_and(|until| until <= env.now.mono) {
+            self.quiet_until = None;
+        }
+        if self.is_open() && self.ask_at <= env.now.mono {
+            self.ask(env, out, kept);
         }
         if self.save_at <= env.now.mono {
             self.save_at = env.now.mono + SAVE_EVERY;
@@ -157,9 +218,15 @@ impl Votes {
         }
     }
 
+    fn is_open(&self) -> bool {
+        self.asked.values().any(|question| matches!(question, Question::Open { .. }))
+    }
+
     pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let asking = self.asking.as_ref().map(|asking| (asking.until, "wait for what others saw of this store"));
+        let asking = self.is_open().then_some((self.ask_at, "ask what others saw of this store"));
+        let quiet = self.quiet_until.filter(|_| !self.asked.is_empty());
+        let quiet = quiet.map(|until| (until, "wait until nobody waits for votes of the process before"));
         let saving = (!self.unsaved.is_empty()).then_some((self.save_at, "save what was seen of stores"));
-        asking.into_iter().chain(saving).min()
+        asking.into_iter().chain(quiet).chain(saving).min()
     }
 }

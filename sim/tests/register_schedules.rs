@@ -67,10 +67,16 @@ fn a_replica_that_lost_its_disk_comes_back_as_another() {
     is_fine(|seed, rules| schedules::a_lost_disk_under_a_lease(seed, Store::New, rules));
 }
 
-/// An empty disk under the old name: a replica that has forgotten what it promised.
+/// An empty disk under the old name: a replica that has forgotten what it promised. Whoever saw its votes tells it.
 #[test]
-fn a_replica_that_forgets_gives_a_lease_twice() {
-    is_noticed(|seed, rules| schedules::a_lost_disk_under_a_lease(seed, Store::Same, rules), Rules::ALL);
+fn a_replica_that_forgets_is_told() {
+    is_fine(|seed, rules| schedules::a_lost_disk_under_a_lease(seed, Store::Same, rules));
+}
+
+#[test]
+fn a_replica_that_forgets_and_asks_nobody_gives_a_lease_twice() {
+    let forgets = |seed, rules| schedules::a_lost_disk_under_a_lease(seed, Store::Same, rules);
+    is_noticed(forgets, Rules { fresh_store_asks: false, ..Rules::ALL });
 }
 
 #[test]

@@ -190,9 +190,12 @@ mod tests {
         let messages = [
             ("ops", Message::Ops { scope, ops: vec![of_address, of_name] }),
             ("results", Message::Results { scope, store_id, votes: 8, items: results }),
-            ("prepare", Message::Prepare { scope, ballot, keys: vec![ip_key.clone(), name_key.clone(), slots.key()] }),
+            (
+                "prepare",
+                Message::Prepare { scope, votes: 4, ballot, keys: vec![ip_key.clone(), name_key.clone(), slots.key()] },
+            ),
             ("promise", Message::Promise { scope, store_id, votes: 8, ballot, items: promises }),
-            ("accept", Message::Accept { scope, ballot, next_round: 8, items: accepts }),
+            ("accept", Message::Accept { scope, votes: 5, ballot, next_round: 8, items: accepts }),
             ("accepted", Message::Accepted { scope, store_id, votes: 8, ballot, items: accepted }),
             ("read", Message::Read { scope, id: 4, key: ip_key.clone() }),
             ("read-reply", Message::ReadReply { scope, store_id, id: 4, key: ip_key.clone(), held }),
@@ -228,14 +231,14 @@ mod tests {
         let after = Some(key.clone());
         let into = Scope { view: 1, ..scope };
         vec![
-            ("view-prepare", ViewMessage::Prepare { scope, ballot }),
+            ("view-prepare", ViewMessage::Prepare { scope, votes: 6, ballot }),
             ("view-promise", ViewMessage::Promise { scope, store_id, votes, ballot, verdict: Ok(None) }),
             (
                 "view-promise-accepted",
                 ViewMessage::Promise { scope, store_id, votes, ballot, verdict: Ok(Some((ballot, view.clone()))) },
             ),
             ("view-promise-refused", ViewMessage::Promise { scope, store_id, votes, ballot, verdict: Err(ballot) }),
-            ("view-accept", ViewMessage::Accept { scope, ballot, view }),
+            ("view-accept", ViewMessage::Accept { scope, votes: 7, ballot, view }),
             ("view-accepted", ViewMessage::Accepted { scope, store_id, votes, ballot, verdict: Ok(signature) }),
             ("view-accept-refused", ViewMessage::Accepted { scope, store_id, votes, ballot, verdict: Err(ballot) }),
             ("ask-snapshot", ViewMessage::AskSnapshot { scope, into, after: after.clone() }),
@@ -260,7 +263,7 @@ mod tests {
             ("bucket", ViewMessage::Bucket { scope, bucket: 3, ballots: vec![(key.clone(), ballot)], whole: true }),
             ("ask-votes", ViewMessage::AskVotes { store_id }),
             ("heads", ViewMessage::Heads { heads: vec![scope, into] }),
-            ("votes-seen", ViewMessage::VotesSeen { store_id, votes }),
+            ("votes-seen", ViewMessage::VotesSeen { store_id, votes, round: 9 }),
         ]
     }
 }

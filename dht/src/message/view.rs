@@ -23,6 +23,8 @@ pub enum ViewMessage {
     Prepare {
         /// The view that is to end.
         scope: Scope,
+        /// How many votes the proposer's store has given, its own one on this among them. 0 to itself.
+        votes: u64,
         /// The ballot.
         ballot: Ballot,
     },
@@ -43,6 +45,8 @@ pub enum ViewMessage {
     Accept {
         /// The view that is to end.
         scope: Scope,
+        /// As in [`Prepare`](Self::Prepare).
+        votes: u64,
         /// The ballot.
         ballot: Ballot,
         /// The view that is to follow.
@@ -144,7 +148,7 @@ pub enum ViewMessage {
         /// Whether these are all that the sender holds of that part: then it wants to know where it lags behind.
         whole: bool,
     },
-    /// After a start, before the first vote: how many votes of this store have you seen?
+    /// After a start, before the first vote in a view, to its other members: how many votes of this store have you seen?
     AskVotes {
         /// The store.
         store_id: [u8; 16],
@@ -155,6 +159,8 @@ pub enum ViewMessage {
         store_id: [u8; 16],
         /// The highest number that came with a vote.
         votes: u64,
+        /// The highest round that the sender has seen: whoever runs rounds begins above it.
+        round: u64,
     },
 }
 
@@ -186,8 +192,9 @@ impl Wire for ViewMessage {
     fn encode(&self, out: &mut Writer) {
         out.u8(self.tag());
         match self {
-            Self::Prepare { scope, ballot } => {
+            Self::Prepare { scope, votes, ballot } => {
                 scope.encode(out);
+                out.u64(*votes);
                 ballot.encode(out);
             }
             Self::Promise { scope, store_id, votes, ballot, verdict } => {
@@ -198,8 +205,9 @@ impl Wire for ViewMessage {
                     Err(promised) => promised.encode(out),
                 }
             }
-            Self::Accept { scope, ballot, view } => {
+            Self::Accept { scope, votes, ballot, view } => {
                 scope.encode(out);
+                out.u64(*votes);
                 ballot.encode(out);
                 view.encode(out);
             }
@@ -250,9 +258,10 @@ impl Wire for ViewMessage {
                 out.list(&ballots.iter().cloned().map(|(key, ballot)| Line { key, ballot }).collect::<Vec<_>>());
             }
             Self::AskVotes { store_id } => out.raw(store_id),
-            Self::VotesSeen { store_id, votes } => {
+            Self::VotesSeen { store_id, votes, round } => {
                 out.raw(store_id);
                 out.u64(*votes);
+                out.u64(*round);
             }
             Self::DialMe | Self::DialledBack => {}
         }
@@ -261,7 +270,7 @@ impl Wire for ViewMessage {
     #[expect(clippy::too_many_lines, reason = "one arm for each message")]
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(match input.u8()? {
-            1 => Self::Prepare { scope: Scope::decode(input)?, ballot: Ballot::decode(input)? },
+            1 => Self::Prepare { scope: Scope::decode(input)?, votes: input.u64()?, ballot: Ballot::decode(input)? },
             2 => {
                 let (scope, store_id, votes, ballot) = decode_vote(input)?;
                 let verdict =
@@ -270,6 +279,7 @@ impl Wire for ViewMessage {
             }
             3 => Self::Accept {
                 scope: Scope::decode(input)?,
+                votes: input.u64()?,
                 ballot: Ballot::decode(input)?,
                 view: View::decode(input)?,
             },
@@ -321,7 +331,7 @@ impl Wire for ViewMessage {
                 Self::Bucket { scope, bucket, ballots, whole }
             }
             14 => Self::AskVotes { store_id: input.array()? },
-            15 => Self::VotesSeen { store_id: input.array()?, votes: input.u64()? },
+            15 => Self::VotesSeen { store_id: input.array()?, votes: input.u64()?, round: input.u64()? },
             16 => Self::Heads { heads: input.list(usize::from(MAX_SHARDS), "list of views")? },
             _ => return Err(DecodeError::Invalid("kind of message about views")),
         })

@@ -83,19 +83,19 @@ impl Namespace {
         let out = &mut self.out;
         let counter = &mut self.coordinator.counter;
         match message {
-            ViewMessage::Prepare { scope, ballot } => {
-                self.acceptor.handle_view_prepare(&env, out, &from, (scope, ballot));
+            ViewMessage::Prepare { scope, votes, ballot } => {
+                self.acceptor.handle_view_prepare(&env, out, &from, (scope, votes, ballot));
             }
             ViewMessage::Promise { scope, store_id, votes, ballot, verdict } => {
-                self.acceptor.votes.saw(store_id, votes);
+                self.acceptor.votes.saw(&env, &scope, &from, votes);
                 self.proposer.handle_promise(&env, out, counter, &from, (scope, store_id, ballot, verdict));
             }
-            ViewMessage::Accept { scope, ballot, view } => {
-                self.acceptor.handle_view_accept(&env, out, &from, (scope, ballot, view));
+            ViewMessage::Accept { scope, votes, ballot, view } => {
+                self.acceptor.handle_view_accept(&env, out, &from, (scope, votes, ballot, view));
                 self.proposer.step(&env, out, &self.acceptor);
             }
             ViewMessage::Accepted { scope, store_id, votes, ballot, verdict } => {
-                self.acceptor.votes.saw(store_id, votes);
+                self.acceptor.votes.saw(&env, &scope, &from, votes);
                 self.proposer.handle_accepted(&env, out, counter, &from, (scope, store_id, ballot, verdict));
             }
             ViewMessage::AskSnapshot { scope, into, after } => {
@@ -129,13 +129,25 @@ impl Namespace {
                 }
             }
             ViewMessage::Heads { heads } => handle_heads(&env, out, &from, &heads),
-            ViewMessage::AskVotes { store_id } => self.acceptor.votes.handle_ask(&env, out, &from, store_id),
-            ViewMessage::VotesSeen { store_id, votes } => {
-                if self.acceptor.votes.handle_seen(&from, store_id, votes) {
-                    self.lose_store(now);
-                }
+            ViewMessage::AskVotes { store_id } => {
+                self.acceptor.votes.handle_ask(&env, out, &from, (store_id, counter.highest()));
+            }
+            ViewMessage::VotesSeen { store_id, votes, round } => {
+                self.handle_votes_seen(&from, (store_id, votes, round), now);
             }
         }
+    }
+
+    /// What another member has seen of this store.
+    fn handle_votes_seen(&mut self, from: &PublicKey, (store_id, votes, round): ([u8; 16], u64, u64), now: Now) {
+        // Its own rounds may be among what a store that was set back has forgotten.
+        self.coordinator.counter.saw(round);
+        if self.acceptor.votes.handle_seen(from, store_id, votes) {
+            return self.lose_store(now);
+        }
+        // It may have waited for this answer to show what it holds.
+        let env = env!(self, now);
+        self.transfers.step(&env, &mut self.out, &mut self.acceptor);
     }
 
     /// Views that somebody has shown. What does not follow from what is known is asked for.
@@ -172,6 +184,7 @@ impl Namespace {
         self.leases.handle_moved(&env);
         self.resolver.handle_moved(&env);
         self.coordinator.handle_views(&env);
+        self.acceptor.ask_others(&env, &mut self.out);
         self.transfers.step(&env, &mut self.out, &mut self.acceptor);
         self.proposer.step(&env, &mut self.out, &self.acceptor);
         self.presences.handle_views(&env, &mut self.out);
@@ -184,7 +197,7 @@ impl Namespace {
         self.presences.set_others(others);
         let env = env!(self, now);
         let out = &mut self.out;
-        self.acceptor.votes.handle_timeout(&env, out);
+        self.acceptor.ask_again(&env, out);
         self.transfers.step(&env, out, &mut self.acceptor);
         self.presences.handle_timeout(&env, out, &admitted);
         let counter = &mut self.coordinator.counter;

@@ -221,17 +221,16 @@ pub(super) fn disks() -> Vec<Scenario> {
     };
     let restored = Scenario { rounds: 2, ..restored };
     let silent = restored.mutant("it does not ask first", Fault::TwoOwners, |s| s.rules.restored_asks_first = false);
-    let first = restored.mutant("OPEN: the copy is older than its first vote", Fault::TwoOwners, |s| {
-        s.glue.setback_before_first = true;
+    let fresh = restored.mutant("it asks only if it knows of a vote", Fault::TwoOwners, |s| {
+        s.rules.fresh_store_asks = false;
     });
-    let coordinates = restored.mutant("OPEN: the replica that is set back runs rounds", Fault::TwoOwners, |s| {
-        s.glue.setback_coordinates = true;
+    let untold = restored.mutant("a coordinator's own votes are told to nobody", Fault::TwoOwners, |s| {
+        s.rules.own_votes_told = false;
     });
-    let tells = Scenario {
-        glue: Glue { setback_coordinates: true, coordinator_tells_votes: true, ..Glue::default() },
-        ..Scenario { name: "it runs rounds, and tells its own votes", ..restored.clone() }
-    };
-    vec![crash, early, alone, owner, restored, silent, first, coordinates, tells]
+    let away = restored.mutant("who has seen its votes does not answer", Fault::TwoOwners, |s| {
+        s.glue.silent_witness = true;
+    });
+    vec![crash, early, alone, owner, restored, silent, fresh, untold, away]
 }
 
 /// One view change, and what races with it.

@@ -2,7 +2,7 @@
 
 use crate::env::Rules;
 
-use super::scenario::{Glue, Scenario, Step, claim, claim_both, release, renew, restart};
+use super::scenario::{Scenario, Step, claim, claim_both, release, renew, restart};
 use super::witness::Witness;
 
 /// All of them.
@@ -143,8 +143,7 @@ fn disks() -> Vec<Scenario> {
         scripts: two(),
         rounds: 3,
         setback: Some(2),
-        glue: Glue { setback_coordinates: true, coordinator_tells_votes: true, ..Glue::default() },
-        ..Scenario::new("set back, three rounds, tells its votes", 0b111)
+        ..Scenario::new("a store is set back, three rounds", 0b111)
     };
     vec![crashing, shrinking, timed_crash, restored]
 }

@@ -66,7 +66,7 @@ fn open(next: &mut Next<'_>, state: &State) {
     for view in 0..=world.newest(state) {
         let serves = |replica: usize| {
             let standing = world.standing(state, replica, view).is_some_and(|s| s.serves(&world.scenario.rules));
-            world.is_current(state, replica, view) && standing
+            world.is_current(state, replica, view) && standing && world.may_vote(state, replica)
         };
         let mut able = each(world.members(state, view)).filter(|replica| serves(*replica));
         let all = world.scenario.has_coordinators();
@@ -77,10 +77,7 @@ fn open(next: &mut Next<'_>, state: &State) {
             None => able.next().into_iter().collect(),
         };
         for coordinator in able {
-            let outside = world.scenario.setback == Some(coordinator) && !world.scenario.glue.setback_coordinates;
-            if !outside {
-                open_at(next, state, view, coordinator);
-            }
+            open_at(next, state, view, coordinator);
         }
     }
 }
@@ -175,8 +172,7 @@ fn promise(next: &mut Next<'_>, state: &State, round: usize, replica: usize) {
     }
 }
 
-/// Where the replica that is set back runs rounds and tells its votes: others get its messages after it has voted itself,
-/// and with its count.
+/// Where the replica that is set back runs rounds, others get its messages after it has voted itself, and with its count.
 fn tells(
     world: &World,
     state: &mut State,
@@ -184,14 +180,14 @@ fn tells(
     replica: usize,
     own: impl Fn(&Item, usize) -> (u8, u8),
 ) -> bool {
-    let Some(store) = world.scenario.setback.filter(|_| world.scenario.glue.coordinator_tells_votes) else {
-        return true;
-    };
+    let Some(store) = world.scenario.setback else { return true };
     if replica == store || usize::from(state.rounds[round].coordinator) != store {
         return true;
     }
     let (voted, votes) = own(&state.rounds[round].items[0], store);
-    state.seen[replica] = state.seen[replica].max(votes);
+    if world.scenario.rules.own_votes_told {
+        state.seen[replica] = state.seen[replica].max(votes);
+    }
     voted != 0
 }
 

@@ -62,16 +62,12 @@ pub(super) struct Glue {
     pub(super) tombstones_at_once: bool,
     /// Mutant: a replica that lost its disk goes on as the member that it was.
     pub(super) empty_restart: bool,
-    /// The store that is set back belongs to a replica that also runs rounds.
-    pub(super) setback_coordinates: bool,
     /// Mutant: a new view counts the time before it once more.
     pub(super) time_counts_twice: bool,
-    /// A replica that runs rounds votes itself before it sends, and sends the count of its votes along.
-    pub(super) coordinator_tells_votes: bool,
+    /// Mutant: the first replica does not answer in time what it has seen of a store.
+    pub(super) silent_witness: bool,
     /// Mutant: coordinators run an operation in whatever view they are.
     pub(super) ops_of_other_views: bool,
-    /// The copy that is restored may be older than the first vote.
-    pub(super) setback_before_first: bool,
 }
 
 /// One bounded system.

@@ -127,7 +127,7 @@ fn set_back(next: &mut Next<'_>, state: &State) {
     let me = state.replicas[replica];
     let mut after = *state;
     match state.setback {
-        0 if me.votes > 0 || world.scenario.glue.setback_before_first => {
+        0 => {
             (after.backup, after.setback) = (me, 1);
             next.add(after, Action::BackUp { replica });
         }
@@ -159,7 +159,8 @@ fn forget_rounds(world: &World, state: &mut State, replica: usize) {
 
 /// All others have said how many votes of the store they have seen.
 fn asked(next: &mut Next<'_>, world: &World, state: &State, replica: usize) {
-    let seen = state.seen.iter().take(world.shape.replicas).copied().max().unwrap_or(0);
+    let silent = usize::from(world.scenario.glue.silent_witness);
+    let seen = state.seen.iter().take(world.shape.replicas).skip(silent).copied().max().unwrap_or(0);
     let noticed = was_set_back(u64::from(state.replicas[replica].votes), u64::from(seen));
     next.witnesses.add(if noticed { Witness::SetbackNoticed } else { Witness::SetbackWentOn });
     let mut after = *state;

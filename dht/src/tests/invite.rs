@@ -293,7 +293,7 @@ fn acceptor_checks_redeem() {
         let scope = crate::record::Scope::of(view);
         let ballot = crate::Ballot { view: 0, round: 5, replica };
         let items = vec![AcceptItem { value, elapsed_ms: 0 }];
-        let message = Message::Accept { scope, ballot, next_round: 0, items };
+        let message = Message::Accept { scope, votes: 0, ballot, next_round: 0, items };
         door.net.deliver(&Packet { from: 1, to: 2, message });
         let now = door.net.now(2);
         let key = door.key();

@@ -24,6 +24,9 @@ pub(super) const D: Duration = Duration::from_secs(86_400);
 /// After this no replica keeps a lease any more.
 pub(super) const FREE: Duration = Duration::from_secs(88_200);
 
+/// By then replicas that were started together vote: they have asked each other what they saw of their stores.
+pub(super) const ASKING: Duration = Duration::from_secs(4);
+
 pub(super) fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -120,6 +123,9 @@ impl Net {
             };
             net.nodes.insert(number, node);
             net.start(number);
+        }
+        if founders > 1 {
+            net.run(ASKING, none);
         }
         net
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::net::{D, Keep, Net, Packet, is_ops, none, secs};
+use super::net::{ASKING, D, Keep, Net, Packet, is_ops, none, secs};
 use crate::command::{Command, LeaseKey};
 use crate::env::Rules;
 use crate::event::{Event, Resolution};
@@ -279,6 +279,7 @@ fn no_wedge() {
 fn no_transfer() {
     let broken = |rules| {
         let mut net = Net::new(1, &[A, B, C], rules);
+        net.run(ASKING, none);
         let ip = net.ip(5);
         net.claim(C, ip).unwrap();
         propose(&mut net, 1, ip, &[1, A, B]);
@@ -296,6 +297,7 @@ fn no_transfer() {
 fn transferring_has_no_vote() {
     let broken = |rules| {
         let mut net = Net::new(1, &[A, B, C], rules);
+        net.run(ASKING, none);
         let ip = net.ip(5);
         net.claim(C, ip).unwrap();
         propose(&mut net, 1, ip, &[1, A, B]);
@@ -518,17 +520,63 @@ fn restored_replica_asks_first() {
         net.begin_claim(A, ip, "self", Keep::No);
         net.run(secs(3), |packet| packet.to == 3 || packet.from == 3);
         assert_eq!(net.owners(ip), [A]);
-        net.crash(2);
-        net.nodes.get_mut(&2).unwrap().disk = old;
-        net.start(2);
-        net.run(secs(1), none);
-        net.crash(1);
-        net.run(secs(10), none);
+        set_back_and_alone(&mut net, old, 1);
         net.begin_claim(B, ip, "self", Keep::No);
         net.run(secs(8), none);
         net.owners(ip).len() > 1
     };
     guards("restored_replica_asks_first", broken, |rules| rules.restored_asks_first = false);
+}
+
+/// The same if the copy is older than all votes: the store cannot know that it has voted.
+#[test]
+fn a_store_without_votes_asks_as_well() {
+    let broken = |rules| {
+        let mut net = Net::new(3, &[A, B], rules);
+        let ip = net.ip(5);
+        let old = net.nodes[&2].disk.clone();
+        net.begin_claim(A, ip, "self", Keep::No);
+        net.run(secs(3), |packet| packet.to == 3 || packet.from == 3);
+        assert_eq!(net.owners(ip), [A]);
+        set_back_and_alone(&mut net, old, 1);
+        net.begin_claim(B, ip, "self", Keep::No);
+        net.run(secs(8), none);
+        net.owners(ip).len() > 1
+    };
+    guards("a_store_without_votes_asks_as_well", broken, |rules| rules.fresh_store_asks = false);
+}
+
+/// The votes that a coordinator gave itself count as well: those whom it asked for theirs have been told.
+#[test]
+fn a_coordinators_own_votes_are_told() {
+    let broken = |rules| {
+        let mut net = Net::new(3, &[A, B], rules);
+        let ip = net.ip(5);
+        let old = net.nodes[&2].disk.clone();
+        // A's lease rests on 2, which ran the round, and 3.
+        net.begin_claim(A, ip, "self", Keep::No);
+        for mut ops in net.take(is_ops) {
+            ops.to = 2;
+            net.deliver(&ops);
+        }
+        net.run(secs(1), |packet| packet.to == 1 || packet.from == 1);
+        assert_eq!(net.owners(ip), [A]);
+        set_back_and_alone(&mut net, old, 3);
+        net.begin_claim(B, ip, "self", Keep::No);
+        net.run(secs(8), none);
+        net.owners(ip).len() > 1
+    };
+    guards("a_coordinators_own_votes_are_told", broken, |rules| rules.own_votes_told = false);
+}
+
+/// 2 comes back with an old disk, has time to ask, and then whoever shares a lease with it goes away.
+fn set_back_and_alone(net: &mut Net, old: crate::namespace::Image, gone: u8) {
+    net.crash(2);
+    net.nodes.get_mut(&2).unwrap().disk = old;
+    net.start(2);
+    net.run(secs(1), none);
+    net.crash(gone);
+    net.run(secs(10), none);
 }
 
 /// A gathered promise serves one operation: used twice, one ballot would carry two values.

@@ -48,6 +48,8 @@ pub const RULES: &[Mutant] = without![
     release_given_up,
     elapsed_saved,
     restored_asks_first,
+    fresh_store_asks,
+    own_votes_told,
 ];
 
 /// What is no rule of its own, or takes several.

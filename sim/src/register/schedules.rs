@@ -236,11 +236,6 @@ pub fn a_store_that_was_set_back(seed: u64, rules: Rules) -> Result<u64, Failure
     let mut world = three_and(2, seed, Rules { views_change: false, ..rules })?;
     let deaf = world.rng.random_range(0..3);
     let (back, knows) = ((deaf + 1) % 3, (deaf + 2) % 3);
-    // So that there are votes before: a store that never voted has nothing to be asked about.
-    world.claim(4, IP, false);
-    world.run_until(world.time + Duration::from_secs(2))?;
-    world.release(4, IP);
-    world.run_until(world.time + Duration::from_secs(2))?;
     let before = world.machines[back].disk.image().clone();
     world.set_cut(around(deaf));
     world.claim(3, IP, false);

@@ -47,7 +47,7 @@ impl Answered {
     }
 
     fn offer(&mut self, message: &Message) {
-        if let Message::Accept { scope, ballot, next_round, items } = message {
+        if let Message::Accept { scope, ballot, next_round, items, .. } = message {
             self.next_rounds.insert((*scope, *ballot), *next_round);
             for item in items {
                 self.offered.insert((*scope, item.value.key(), *ballot), item.value.hash());
@@ -57,7 +57,7 @@ impl Answered {
 
     fn got(&mut self, message: &Message) {
         self.offer(message);
-        if let Message::View(ViewMessage::Accept { scope, ballot, view }) = message {
+        if let Message::View(ViewMessage::Accept { scope, ballot, view, .. }) = message {
             self.offered_views.insert((*scope, *ballot), view.clone());
         }
     }
@@ -183,13 +183,15 @@ struct Again<'l> {
     now: Now,
     sent: Vec<Message>,
     store_lost: bool,
+    /// The lowest round that it has begun.
+    lowest_round: Option<u64>,
 }
 
 impl<'l> Again<'l> {
     fn start(lab: &'l mut Lab, rules: Rules, image: &Image, votes: u64) -> Self {
         let now = lab.now();
         let namespace = Namespace::load_with(rules, lab.nodes[VICTIM].keys(), image, [77; 32], now).unwrap();
-        let mut again = Self { namespace, lab, now, sent: Vec::new(), store_lost: false };
+        let mut again = Self { namespace, lab, now, sent: Vec::new(), store_lost: false, lowest_round: None };
         again.drain();
         let to = again.lab.nodes[VICTIM].peer;
         for n in 1..again.lab.nodes.len() {
@@ -200,7 +202,7 @@ impl<'l> Again<'l> {
         }
         let store_id = again.namespace.membership().store_id();
         for n in 1..again.lab.nodes.len() {
-            again.ask(n, &Message::View(ViewMessage::VotesSeen { store_id, votes }));
+            again.ask(n, &Message::View(ViewMessage::VotesSeen { store_id, votes, round: 0 }));
         }
         // It waits no longer for answers.
         again.now = super::lab::now_at(now.mono - again.lab.time, again.lab.time + Duration::from_secs(4));
@@ -212,7 +214,11 @@ impl<'l> Again<'l> {
     fn drain(&mut self) {
         while let Some(output) = self.namespace.poll_output() {
             if let Output::Send { message, .. } = output {
-                self.sent.push(Message::from_bytes(&message).unwrap());
+                let message = Message::from_bytes(&message).unwrap();
+                if let Message::Prepare { ballot, .. } = &message {
+                    self.lowest_round = Some(self.lowest_round.map_or(ballot.round, |lowest| lowest.min(ballot.round)));
+                }
+                self.sent.push(message);
             } else {
                 self.store_lost |= output == Output::Event(Event::StoreLost);
             }
@@ -234,7 +240,7 @@ impl<'l> Again<'l> {
         ballot: Ballot,
         key: &RegisterKey,
     ) -> Option<Result<Held, Ballot>> {
-        let answers = self.ask(from, &Message::Prepare { scope, ballot, keys: vec![key.clone()] });
+        let answers = self.ask(from, &Message::Prepare { scope, votes: 0, ballot, keys: vec![key.clone()] });
         answers.into_iter().find_map(|answer| {
             let Message::Promise { items, .. } = answer else { return None };
             items.into_iter().next().map(|item| item.verdict)
@@ -247,9 +253,10 @@ impl<'l> Again<'l> {
             return vec!["the store has forgotten votes".to_owned()];
         }
         let checks = [
+            // First, as the others show it higher rounds.
+            self.check_rounds(answered, facts),
             self.check_promises(answered, image),
             self.check_view_promises(answered),
-            self.check_rounds(answered, facts),
             self.check_view_votes(answered, facts),
             self.check_values(answered, facts),
         ];
@@ -272,7 +279,8 @@ impl<'l> Again<'l> {
 
     fn check_view_promises(&mut self, answered: &Answered) -> Result<(), String> {
         for ((to, scope), ballot) in &answered.view_promises {
-            let answers = self.ask(*to, &Message::View(ViewMessage::Prepare { scope: *scope, ballot: *ballot }));
+            let answers =
+                self.ask(*to, &Message::View(ViewMessage::Prepare { scope: *scope, votes: 0, ballot: *ballot }));
             let again = |answer: &Message| matches!(answer, Message::View(ViewMessage::Promise { verdict: Ok(_), .. }));
             if answers.iter().any(again) {
                 return Err(format!("the promise for the view after {scope:?} of {ballot:?} is forgotten"));
@@ -285,22 +293,21 @@ impl<'l> Again<'l> {
     fn check_rounds(&mut self, answered: &Answered, facts: &Facts) -> Result<(), String> {
         let Some(newest) = facts.successor.as_ref().map(|successor| Scope::of(&successor.view)) else { return Ok(()) };
         for scope in [Scope { view: 0, ..newest }, newest] {
-            let key = RegisterKey::Lease(LeaseKey::Address(address(5)));
-            for answer in self.ask(PARTNER, &Message::Settle { scope, key }) {
-                if let Message::Prepare { ballot, .. } = answer
-                    && ballot.round <= answered.rounds
-                {
-                    return Err(format!("round {} is used again, {} was the last", ballot.round, answered.rounds));
-                }
-            }
+            // One that nothing was promised for.
+            let key = RegisterKey::Lease(LeaseKey::Address(address(99)));
+            self.ask(PARTNER, &Message::Settle { scope, key });
         }
-        Ok(())
+        match self.lowest_round.filter(|round| *round <= answered.rounds) {
+            Some(round) => Err(format!("round {round} is used again, {} was the last", answered.rounds)),
+            None => Ok(()),
+        }
     }
 
     fn check_view_votes(&mut self, answered: &Answered, facts: &Facts) -> Result<(), String> {
         for (scope, (ballot, view)) in &answered.view_accepted {
             let higher = facts.ballot(DEAF, scope, BIG);
-            let answers = self.ask(DEAF, &Message::View(ViewMessage::Prepare { scope: *scope, ballot: higher }));
+            let answers =
+                self.ask(DEAF, &Message::View(ViewMessage::Prepare { scope: *scope, votes: 0, ballot: higher }));
             let holds = |answer: &Message| {
                 if let Message::View(ViewMessage::Promise { verdict: Ok(Some((held, other))), .. }) = answer {
                     return held > ballot || held == ballot && other == view;

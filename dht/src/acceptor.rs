@@ -24,7 +24,7 @@ use crate::namespace::{Image, LoadError};
 use crate::record::{RegisterKey, Scope, Value};
 use crate::sign::{Label, sign};
 use crate::stations::{Stations, pass_on};
-use crate::view::{Member, View};
+use crate::view::{Member, View, page};
 use crate::votes::Votes;
 
 /// Most registers of one replica: a /12 in which every address was used, at some 400 bytes each.
@@ -531,9 +531,8 @@ pub(crate) fn moved(env: &Env<'_>, out: &mut Outbox, to: &PublicKey, scope: &Sco
                 Ordering::Less => recovered,
             }
     };
-    let views: Vec<_> = env.chain.successors().iter().filter(|next| newer(&next.view)).cloned().collect();
+    let views = page::first(env.chain.successors().iter().filter(|next| newer(&next.view)));
     if !views.is_empty() {
-        let views = views.into_iter().take(crate::message::MAX_BATCH).collect();
         out.send(env, to, Message::Moved { views });
     }
 }

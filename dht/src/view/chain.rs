@@ -18,6 +18,9 @@ use crate::config::{Checkpoint, Config};
 use crate::record::Scope;
 use crate::sign::{self, Label, NamespaceId};
 
+/// Changes of views through which a pinned list is looked for: whoever shows an invite makes this node hash that many lists.
+const MAX_LISTS: usize = 1024;
+
 /// Views 0 of all shards: the same members everywhere, so they are written once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Genesis {
@@ -195,6 +198,10 @@ impl Chain {
         self.shards.get(usize::from(shard))?.last_key_value().map(|(_, view)| view)
     }
 
+    fn newest_views(&self) -> impl Iterator<Item = &View> {
+        self.shards.iter().filter_map(|line| line.last_key_value()).map(|(_, view)| view)
+    }
+
     /// The view of this incarnation and number, if it is known.
     pub fn get(&self, shard: u16, incarnation: u32, number: u64) -> Option<&View> {
         self.shards.get(usize::from(shard))?.get(&(incarnation, number))
@@ -218,6 +225,19 @@ impl Chain {
     pub fn is_recovered(&self, view: &View) -> bool {
         let Some(before) = view.number.checked_sub(1) else { return false };
         view.incarnation > 0 && self.get(view.shard, view.incarnation, before).is_none()
+    }
+
+    /// The view of this hash, if it is known and not before `least`: a certificate names the view whose members vouch for it, and by
+    /// its ballot the one that decided.
+    pub(crate) fn vouching(&self, shard: u16, incarnation: u32, least: u64, hash: &[u8; 32]) -> Option<&View> {
+        let line = self.shards.get(usize::from(shard))?;
+        let views = line.range((incarnation, least)..=(incarnation, u64::MAX)).map(|(_, view)| view);
+        let is_named = |view: &&View| match self.get(shard, incarnation, view.number.saturating_add(1)) {
+            // Hashed once, when it was verified.
+            Some(next) => next.previous == *hash,
+            None => view.hash() == *hash,
+        };
+        views.into_iter().find(is_named)
     }
 
     /// Whether a view follows from those that are known here: `Ok(true)` if it is new.
@@ -290,9 +310,14 @@ impl Chain {
         self.successors.iter().rev().find(|successor| Scope::of(&successor.view) == *scope)
     }
 
+    /// The newest view of every shard that is not as it was founded.
+    pub fn heads(&self) -> Vec<Scope> {
+        self.newest_views().filter(|view| view.number > 0).map(Scope::of).collect()
+    }
+
     /// The list of all shards' newest views.
     pub fn newest_list(&self) -> Vec<ViewRef> {
-        self.list_after(self.successors.len())
+        self.newest_views().map(ViewRef::of).collect()
     }
 
     /// The one hash over the newest views of all shards that a token pins.
@@ -300,9 +325,19 @@ impl Chain {
         ViewRef::list_hash(&self.newest_list())
     }
 
-    /// The list with this hash, if it ever was the newest one here.
+    /// The list with this hash, if it ever was the newest one here, some thousand changes back at most.
     pub fn list_with_hash(&self, hash: &[u8; 32]) -> Option<Vec<ViewRef>> {
-        (0..=self.successors.len()).rev().map(|after| self.list_after(after)).find(|l| ViewRef::list_hash(l) == *hash)
+        let start = self.successors.len().saturating_sub(MAX_LISTS);
+        let mut list = self.list_after(start);
+        let mut rest = self.successors[start..].iter();
+        while ViewRef::list_hash(&list) != *hash {
+            let next = ViewRef::of(&rest.next()?.view);
+            let last = &mut list[usize::from(next.shard)];
+            if (last.incarnation, last.number) < (next.incarnation, next.number) {
+                *last = next;
+            }
+        }
+        Some(list)
     }
 
     /// Whether the chain of every shard goes through the view that the list names.
@@ -315,14 +350,14 @@ impl Chain {
 
     fn list_after(&self, count: usize) -> Vec<ViewRef> {
         let founded = self.shards.iter().filter_map(|line| line.first_key_value());
-        let mut list: Vec<ViewRef> = founded.map(|(_, view)| ViewRef::of(view)).collect();
+        let mut newest: Vec<&View> = founded.map(|(_, view)| view).collect();
         for successor in &self.successors[..count] {
-            let (line, view) = (&mut list[usize::from(successor.view.shard)], &successor.view);
+            let (last, view) = (&mut newest[usize::from(successor.view.shard)], &successor.view);
             // What was learnt late of an incarnation that is over is no news.
-            if (line.incarnation, line.number) < (view.incarnation, view.number) {
-                *line = ViewRef::of(view);
+            if Scope::of(last) < Scope::of(view) {
+                *last = view;
             }
         }
-        list
+        newest.into_iter().map(ViewRef::of).collect()
     }
 }

@@ -86,6 +86,10 @@ fn lines(namespace: &str, recovery: &Recovery) -> Vec<String> {
     );
     lines.push("- Open invites become void. Members stay members.".into());
     lines.push(
+        "- If enough of the silent ones can be brought back, do that instead: nothing is lost by waiting for them."
+            .into(),
+    );
+    lines.push(
         "- If these replicas still run elsewhere, both sides give the same addresses away, and members who see this"
             .into(),
     );

@@ -23,7 +23,7 @@ use crate::namespace::{Image, LoadError};
 use crate::record::{RegisterKey, Scope, Value};
 use crate::sign::{Label, sign};
 use crate::stations::{Stations, pass_on};
-use crate::view::{Member, View};
+use crate::view::{Member, View, page};
 use crate::votes::Votes;
 
 /// Most registers of one replica: a /12 in which every address was used, at some 400 bytes each.
@@ -514,11 +514,9 @@ pub(crate) fn is_dead(env: &Env<'_>, cell: &Cell) -> bool {
 /// Answers a message about a view that is over with the views that followed; about one to come, with nothing.
 pub(crate) fn moved(env: &Env<'_>, out: &mut Outbox, to: &PublicKey, scope: &Scope) {
     out.drop(DropReason::OldView);
-    let newer =
-        |view: &View| view.shard == scope.shard && (view.incarnation, view.number) > (scope.incarnation, scope.view);
-    let views: Vec<_> = env.chain.successors().iter().filter(|next| newer(&next.view)).cloned().collect();
+    let newer = |view: &View| view.shard == scope.shard && page::is_news(&[*scope], view);
+    let views = page::first(env.chain.successors().iter().filter(|next| newer(&next.view)));
     if !views.is_empty() {
-        let views = views.into_iter().take(crate::message::MAX_BATCH).collect();
         out.send(env, to, Message::Moved { views });
     }
 }

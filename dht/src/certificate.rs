@@ -45,7 +45,7 @@ pub enum CertError {
     Lapsed,
 }
 
-/// A record that a quorum of one view accepted under one ballot. Has no date: it says who was granted a key, and by
+/// A record that a quorum of one view accepted under one ballot, or took over from a view before and serves. Has no date: it says who was granted a key, and by
 /// its token in which order, never whether the lease still runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseCert {
@@ -55,7 +55,7 @@ pub struct LeaseCert {
     pub incarnation: u32,
     /// The ballot.
     pub ballot: Ballot,
-    /// The hash of the view that decided.
+    /// The hash of the view whose members vouch for it: the one that decided, or a later one that holds what was decided.
     pub view_hash: [u8; 32],
     /// Who accepted.
     pub votes: Vec<Vote>,
@@ -79,8 +79,8 @@ impl LeaseCert {
     pub fn verify(&self, ns: &NamespaceId, config: &Config, chain: &Chain) -> Result<(), CertError> {
         let key = RegisterKey::Lease(self.record.request.op.key.clone());
         let shard = key.shard(ns, config);
-        let view =
-            chain.find(shard, self.incarnation, self.ballot.view, &self.view_hash).ok_or(CertError::UnknownView)?;
+        let view = chain.vouching(shard, self.incarnation, self.ballot.view, &self.view_hash);
+        let view = view.ok_or(CertError::UnknownView)?;
         let value = self.record.hash();
         let body = |member: &Member| accepted_body(view, member, &key, self.ballot, value);
         verify_votes(*ns, view, body, &self.votes).map_err(|_| CertError::Forged)?;

@@ -199,8 +199,8 @@ pub enum Command {
     },
     /// Whether this node would rather be a replica than not: on battery it would not.
     Serve {
-        /// Whether it would.
-        willing: bool,
+        /// Why it would not, for people; `None` if it would.
+        hindrance: Option<&'static str>,
     },
     /// Put on disk that handshake numbers up to this one may have been used.
     ReserveHandshakes {

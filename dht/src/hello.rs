@@ -12,16 +12,15 @@ use subtle::ConstantTimeEq;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::config::{SignedConfig, SignedGenesis};
 use crate::credential::Credential;
+use crate::record::Scope;
 use crate::redeem::RedeemRequest;
 use crate::sign::NamespaceId;
 use crate::token::Contact;
+use crate::view::page::MAX_VIEWS;
 use crate::view::{MAX_SHARDS, Successor, ViewRef};
 
 /// Most bytes of a request or an answer.
 pub const MAX_HELLO: usize = 64 * 1024;
-
-/// Most views that may come with a hello.
-pub(crate) const MAX_VIEWS: usize = 64;
 
 const VERSION: u8 = 1;
 
@@ -80,6 +79,8 @@ pub struct Request {
     pub heads: Heads,
     /// As what it comes.
     pub claim: Claim,
+    /// The newest views that the dialler knows, except those that were founded: the answer goes on from there.
+    pub known: Vec<Scope>,
     /// Views that the other may lack to check the credential.
     pub views: Vec<Successor>,
 }
@@ -95,7 +96,8 @@ pub struct Response {
     pub heads: Heads,
     /// The listener's credential.
     pub credential: Credential,
-    /// Views after the founded ones.
+    /// Views after those that the dialler knows: all for a joiner, else those that the credential rests on, as many as fit.
+    /// Whoever still lacks some comes again.
     pub views: Vec<Successor>,
     /// The newest configuration, where the dialler's is older.
     pub config: Option<SignedConfig>,
@@ -157,6 +159,7 @@ impl Wire for Request {
                 out.raw(pin);
             }
         }
+        out.list(&self.known);
         out.list(&self.views);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -171,6 +174,7 @@ impl Wire for Request {
                 1 => Claim::Joiner(Box::new(RedeemRequest::decode(input)?), input.array()?),
                 _ => return Err(DecodeError::Invalid("mode")),
             },
+            known: input.list(usize::from(MAX_SHARDS), "list of known views")?,
             views: input.list(MAX_VIEWS, "list of views")?,
         })
     }

@@ -33,7 +33,7 @@ use crate::namespace::{Image, LoadError};
 use crate::redeem::{self, Entry, RedeemOutcome, RedeemRequest, RefusedHint, SpentProof};
 use crate::sign::NamespaceId;
 use crate::token::Token;
-use crate::view::{Chain, ViewRef};
+use crate::view::{Chain, Successor, ViewRef, page};
 
 pub use error::JoinError;
 use targets::{Step, Targets};
@@ -75,10 +75,20 @@ struct Founded {
     chain: Chain,
 }
 
+/// What an answer to a hello comes to.
+enum Checked {
+    /// All that is needed, and where replicas are.
+    All(Box<Founded>, Vec<crate::token::Contact>),
+    /// It verifies as far as it goes, and there are more views.
+    More,
+}
+
 /// What the joiner waits for.
 enum Phase {
     /// A contact's answer to a hello.
     Hello { peer: PeerId, until: Instant },
+    /// The end of a connection over which a page of the views came. The next page comes with another hello.
+    Page { peer: PeerId, until: Instant },
     /// A coordinator's answer to the redemption.
     Redeem { peer: PeerId, again: Instant, wait: Duration, until: Instant },
     /// The next attempt.
@@ -103,6 +113,8 @@ pub struct Joiner {
     pending: BTreeMap<PeerId, [u8; 16]>,
     satisfied: BTreeSet<PeerId>,
     targets: Targets,
+    /// Views that were verified while there were more of them than fit into one answer.
+    learnt: Option<(SignedGenesis, Chain)>,
     founded: Option<Founded>,
     phase: Phase,
     output: VecDeque<Output>,
@@ -146,6 +158,7 @@ impl Joiner {
             pending: BTreeMap::new(),
             satisfied: BTreeSet::new(),
             targets: Targets::new(&token.contacts),
+            learnt: None,
             founded: None,
             phase: Phase::Done,
             output: VecDeque::from([Output::Persist(vec![store::write_token(&token.to_text())])]),
@@ -207,6 +220,7 @@ impl Joiner {
             instance: self.instance,
             heads,
             claim: Claim::Joiner(Box::new(self.request), self.pinned_views),
+            known: self.learnt.as_ref().map(|(_, chain)| chain.heads()).unwrap_or_default(),
             views: Vec::new(),
         }
         .to_bytes()
@@ -220,7 +234,12 @@ impl Joiner {
         }
         let response = self.parse_response(&from, &nonce, response).inspect_err(|_| self.give_up(from, now))?;
         match self.check_response(&from, response, now) {
-            Ok((founded, replicas)) => {
+            Ok(Checked::More) => {
+                self.phase = Phase::Page { peer: from, until: now.mono + HELLO_TIMEOUT };
+                Err(Refusal::UnknownView)
+            }
+            Ok(Checked::All(founded, replicas)) => {
+                let founded = *founded;
                 self.output.push_back(Output::Persist(store::write_namespace(
                     &founded.genesis,
                     &founded.config,
@@ -278,7 +297,7 @@ impl Joiner {
     /// Time has come to [`poll_timeout`](Self::poll_timeout), or any other time.
     pub fn handle_timeout(&mut self, now: Now) {
         match self.phase {
-            Phase::Hello { peer, until } if now.mono >= until => self.give_up(peer, now),
+            Phase::Hello { peer, until } | Phase::Page { peer, until } if now.mono >= until => self.give_up(peer, now),
             Phase::Redeem { peer, until, .. } if now.mono >= until => self.give_up(peer, now),
             Phase::Redeem { peer, again, wait, until } if now.mono >= again => {
                 let wait = (wait * 2).min(LONGEST_WAIT);
@@ -286,7 +305,7 @@ impl Joiner {
                 self.send_redeem(peer);
             }
             Phase::Pause { until } if now.mono >= until => self.try_next(now),
-            Phase::Hello { .. } | Phase::Redeem { .. } | Phase::Pause { .. } | Phase::Done => {}
+            Phase::Hello { .. } | Phase::Page { .. } | Phase::Redeem { .. } | Phase::Pause { .. } | Phase::Done => {}
         }
     }
 
@@ -294,6 +313,7 @@ impl Joiner {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.phase {
             Phase::Hello { until, .. } => Some((until, "a contact does not answer")),
+            Phase::Page { until, .. } => Some((until, "a connection does not end")),
             Phase::Redeem { again, until, .. } => Some((again.min(until), "ask again for a slot")),
             Phase::Pause { until } => Some((until, "ask the next contact")),
             Phase::Done => None,
@@ -316,8 +336,7 @@ impl Joiner {
             Step::Dial { peer, .. } if self.satisfied.contains(&peer) => self.start_redeeming(peer, now),
             Step::Dial { peer, addrs } => {
                 self.events.push_back(JoinerEvent::Progress(format!("asking {peer}")));
-                self.phase = Phase::Hello { peer, until: now.mono + HELLO_TIMEOUT };
-                self.output.push_back(Output::Dial { peer, addrs });
+                self.dial(peer, addrs, now);
             }
             Step::RoundOver { wait } => {
                 // Its own clock ends a joiner only after everybody was asked once: who has a slot already must be
@@ -334,13 +353,19 @@ impl Joiner {
         }
     }
 
-    /// Turns to the next contact if it is this one that is waited for.
+    fn dial(&mut self, peer: PeerId, addrs: Vec<SocketAddr>, now: Now) {
+        self.phase = Phase::Hello { peer, until: now.mono + HELLO_TIMEOUT };
+        self.output.push_back(Output::Dial { peer, addrs });
+    }
+
+    /// Turns to the next contact if it is this one that is waited for, or asks it for what follows.
     fn give_up(&mut self, peer: PeerId, now: Now) {
         match self.phase {
             Phase::Hello { peer: awaited, .. } | Phase::Redeem { peer: awaited, .. } if awaited == peer => {
                 self.try_next(now);
             }
-            Phase::Hello { .. } | Phase::Redeem { .. } | Phase::Pause { .. } | Phase::Done => {}
+            Phase::Page { peer: awaited, .. } if awaited == peer => self.dial(peer, self.targets.addresses(&peer), now),
+            Phase::Hello { .. } | Phase::Page { .. } | Phase::Redeem { .. } | Phase::Pause { .. } | Phase::Done => {}
         }
     }
 
@@ -361,12 +386,7 @@ impl Joiner {
     }
 
     /// Everything from the token outwards: founding, configuration, own invite, views, and only then the contact.
-    fn check_response(
-        &self,
-        from: &PeerId,
-        response: Response,
-        now: Now,
-    ) -> Result<(Founded, Vec<crate::token::Contact>), JoinError> {
+    fn check_response(&mut self, from: &PeerId, response: Response, now: Now) -> Result<Checked, JoinError> {
         let (Some(start), Some(config)) = (response.start, response.config) else {
             return Err(JoinError::Incomplete);
         };
@@ -383,10 +403,7 @@ impl Joiner {
             return Err(JoinError::Stale);
         }
         self.request.verify(&self.ns, config.config()).map_err(|_| JoinError::Forged)?;
-        let mut chain = Chain::new(self.ns, &start.genesis.genesis);
-        for successor in &response.views {
-            chain.extend(successor).map_err(|_| JoinError::Stale)?;
-        }
+        let Some(chain) = self.learn(&start.genesis, &response.views)? else { return Ok(Checked::More) };
         if ViewRef::list_hash(&start.pinned) != self.pinned_views || !chain.passes(&start.pinned) {
             return Err(JoinError::Stale);
         }
@@ -397,7 +414,19 @@ impl Joiner {
         if now.unix_s >= config.config().issued_at {
             response.credential.verify_dates(now.unix_s).map_err(|_| JoinError::Contact)?;
         }
-        Ok((Founded { genesis: start.genesis, config, chain }, start.replicas))
+        Ok(Checked::All(Box::new(Founded { genesis: start.genesis, config, chain }), start.replicas))
+    }
+
+    /// Takes a page of views over. `None` if there are more: then this one is kept, and whoever is asked next goes on from it.
+    fn learn(&mut self, genesis: &SignedGenesis, views: &[Successor]) -> Result<Option<Chain>, JoinError> {
+        let learnt = self.learnt.take().filter(|(of, _)| of == genesis);
+        let mut chain = learnt.map_or_else(|| Chain::new(self.ns, &genesis.genesis), |(_, chain)| chain);
+        let known = chain.successors().len();
+        let taken = views.iter().try_for_each(|successor| chain.extend(successor).map(drop));
+        let more = taken.is_ok() && page::is_full(views) && chain.successors().len() > known;
+        self.learnt = Some((genesis.clone(), chain.clone()));
+        taken.map_err(|_| JoinError::Stale)?;
+        Ok((!more).then_some(chain))
     }
 
     /// Redeems at this peer if it is a replica of the invite's register, else at a replica that it knows of.

@@ -57,7 +57,7 @@ pub use env::DropReason;
 #[doc(hidden)]
 pub use env::Rules;
 pub use event::{ClaimError, Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
-pub use namespace::{Image, Keys, LeaseFacts, LoadError, Namespace, Summary};
+pub use namespace::{Image, Keys, LeaseFacts, LoadError, Namespace, ShardFacts, Summary};
 pub use sign::NamespaceId;
 
 #[cfg(test)]

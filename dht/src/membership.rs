@@ -25,10 +25,11 @@ use crate::hello::{self, Claim, Heads, MAX_HELLO, Request, Response, Start};
 use crate::identity::{PublicKey, SecretKey};
 use crate::invite::Roles;
 use crate::namespace::{Image, LoadError};
+use crate::record::Scope;
 use crate::redeem::{RedeemError, RedeemRequest};
 use crate::sign::{self, NamespaceId};
 use crate::token::Contact;
-use crate::view::{Chain, ChainError, Successor};
+use crate::view::{Chain, ChainError, Successor, page};
 use dates::Dates;
 use store::Stored;
 
@@ -248,7 +249,9 @@ impl Membership {
             instance: self.instance,
             heads: self.heads(),
             claim: Claim::Member(Box::new(self.stored.credential.clone())),
-            views: self.views_to_check_us(),
+            known: self.stored.chain.heads(),
+            // Those that somebody lacks who was away for a while; whoever was away for longer asks for more itself.
+            views: page::last(self.views_to_check_us()),
         }
         .to_bytes()
     }
@@ -341,7 +344,7 @@ impl Membership {
             instance: self.instance,
             heads: self.heads(),
             credential: self.stored.credential.clone(),
-            views: if start.is_some() { self.all_views() } else { self.views_to_check_us() },
+            views: self.news_for(&request.known, start.is_some()),
             config,
             start,
         };
@@ -460,13 +463,20 @@ impl Membership {
     }
 
     /// The views of the shard that admitted this node, up to the one that did.
-    fn views_to_check_us(&self) -> Vec<Successor> {
+    fn views_to_check_us(&self) -> impl DoubleEndedIterator<Item = &Successor> {
         let proof = &self.stored.credential.proof;
-        self.all_views().into_iter().filter(|s| s.view.shard == proof.shard && s.view.number <= proof.view).collect()
+        let rests_on = |next: &&Successor| next.view.shard == proof.shard && next.view.number <= proof.view;
+        self.stored.chain.successors().iter().filter(rests_on)
     }
 
-    fn all_views(&self) -> Vec<Successor> {
-        self.stored.chain.successors().iter().take(hello::MAX_VIEWS).cloned().collect()
+    /// A page of what a dialler lacks who knows so much: of everything, or of what it needs to check this node.
+    fn news_for(&self, known: &[Scope], everything: bool) -> Vec<Successor> {
+        let news = |next: &&Successor| page::is_news(known, &next.view);
+        if everything {
+            page::first(self.stored.chain.successors().iter().filter(news))
+        } else {
+            page::first(self.views_to_check_us().filter(news))
+        }
     }
 
     fn renew_data_key(&mut self, now: Now) {

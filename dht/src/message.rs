@@ -12,6 +12,7 @@ use crate::record::{RegisterKey, Scope, SignedOp};
 use crate::redeem::{RedeemAnswer, RedeemRequest};
 use crate::sign::Signature;
 use crate::view::Successor;
+use crate::view::page::MAX_VIEWS;
 
 pub use item::{AcceptItem, AcceptedItem, AcceptedVote, Held, OpResult, Outcome, PromiseItem, ReadHeld, RefusedOp};
 
@@ -130,7 +131,7 @@ pub enum Message {
     },
     /// There are newer views than the one you named.
     Moved {
-        /// In the order in which they follow each other.
+        /// In the order in which they follow each other, as many as fit. Whoever still lacks some asks again.
         views: Vec<Successor>,
     },
     /// A newer certificate than the one you act upon.
@@ -228,7 +229,7 @@ impl Wire for Message {
             return Self::decode_scoped(tag, input);
         }
         Ok(match tag {
-            10 => Self::Moved { views: input.list(MAX_BATCH, "list of views")? },
+            10 => Self::Moved { views: input.list(MAX_VIEWS, "list of views")? },
             11 => Self::Supersede {
                 certificate: input.bytes(crate::certificate::MAX_CERTIFICATE, "certificate")?.to_vec(),
             },

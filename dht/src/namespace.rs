@@ -56,7 +56,7 @@ use crate::transfer::Transfers;
 use crate::view::Member;
 use views::{Chores, Departure, Leaving};
 
-pub use summary::{LeaseFacts, Summary};
+pub use summary::{LeaseFacts, ShardFacts, Summary};
 
 /// All of a namespace's store, as it was at the start.
 pub type Image = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -227,8 +227,8 @@ impl Namespace {
             }
             Command::Leave { id } => self.leases.leave(&env!(self, now), &mut self.out, id),
             Command::HandOver { id } => self.depart(Leaving::Stopping, Event::HandedOver { id }, now),
-            Command::Serve { willing } => {
-                self.presences.set_willing(&env!(self, now), &mut self.out, willing);
+            Command::Serve { hindrance } => {
+                self.presences.set_unwilling(&env!(self, now), &mut self.out, hindrance);
             }
             Command::ReserveHandshakes { upto } => {
                 self.handshake_floor = self.handshake_floor.max(upto);
@@ -271,20 +271,26 @@ impl Namespace {
 
     /// A dialler's first bytes. `Ok` is the answer; after `Err` close the connection without a word.
     pub fn handle_hello(&mut self, from: PeerId, request: &[u8], now: Now) -> Result<Vec<u8>, Refusal> {
+        let known = self.membership.chain().successors().len();
         let answer = self.membership.handle_hello(from, request, now);
-        self.admitted(from, now);
+        self.admitted(from, known, now);
         answer
     }
 
     /// The answer to [`hello`](Self::hello).
     pub fn handle_hello_response(&mut self, from: PeerId, response: &[u8], now: Now) -> Result<(), Refusal> {
+        let known = self.membership.chain().successors().len();
         let admitted = self.membership.handle_hello_response(from, response, now);
-        self.admitted(from, now);
+        self.admitted(from, known, now);
         admitted
     }
 
-    fn admitted(&mut self, peer: PeerId, now: Now) {
+    /// A hello is over, before which so many changes of views were known.
+    fn admitted(&mut self, peer: PeerId, known: usize, now: Now) {
         self.pump();
+        if self.membership.chain().successors().len() > known {
+            self.views_changed(now);
+        }
         if let Some(identity) = PublicKey::from_peer_id(&peer)
             && self.membership.level(&peer) == Some(Level::Member)
         {

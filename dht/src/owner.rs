@@ -158,6 +158,27 @@ impl Leases {
         self.entries.keys().map(|key| RegisterKey::Lease(key.clone()).shard(env.ns, env.config)).collect()
     }
 
+    /// What this node holds or claims; what it gives back it needs nobody for.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = &LeaseKey> {
+        self.entries.iter().filter(|(_, entry)| !entry.gone).map(|(key, _)| key)
+    }
+
+    /// What it claims and does not have.
+    pub(crate) fn claims(&self, env: &Env<'_>) -> Vec<LeaseKey> {
+        let claimed = self.entries.iter().filter(|(_, entry)| !entry.gone && !entry.usable(env));
+        claimed.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The address that this node keeps, or claims to keep. What it leases for others ends unless they ask again.
+    pub(crate) fn own_address(&self) -> Option<Ipv4Addr> {
+        let kept = self.entries.iter().filter(|(_, entry)| entry.keep && !entry.gone);
+        let address = |(key, entry): (&LeaseKey, &Entry)| match key {
+            LeaseKey::Address(ip) => Some((entry.held.is_none(), *ip)),
+            LeaseKey::Name(_) => None,
+        };
+        kept.filter_map(address).min().map(|(_, ip)| ip)
+    }
+
     pub(crate) fn reachable(&self) -> Option<bool> {
         self.reach.reachable
     }

@@ -73,7 +73,8 @@ pub(crate) struct Presences {
     me: Member,
     may_be_replica: bool,
     started: Instant,
-    willing: bool,
+    /// Why this node would rather not be a replica.
+    unwilling: Option<&'static str>,
     leaving: bool,
     /// How many other members are known: with one, its word must do.
     others: usize,
@@ -90,7 +91,7 @@ impl Presences {
             me,
             may_be_replica,
             started: now,
-            willing: true,
+            unwilling: None,
             leaving: false,
             others: 0,
             known: BTreeMap::new(),
@@ -106,10 +107,10 @@ impl Presences {
         self.me.store_id = store_id;
     }
 
-    /// Whether this node would rather be a replica than not: not on battery, say.
-    pub(crate) fn set_willing(&mut self, env: &Env<'_>, out: &mut Outbox, willing: bool) {
-        if self.willing != willing {
-            self.willing = willing;
+    /// Whether this node would rather be a replica than not, and if not, why: it runs on battery, say.
+    pub(crate) fn set_unwilling(&mut self, env: &Env<'_>, out: &mut Outbox, why: Option<&'static str>) {
+        let before = std::mem::replace(&mut self.unwilling, why);
+        if before.is_some() != why.is_some() {
             self.tell_all(env, out);
         }
     }
@@ -233,7 +234,7 @@ impl Presences {
             store_id: self.me.store_id,
             uptime_s: u32::try_from(uptime).unwrap_or(u32::MAX),
             reachable: self.is_reachable(env.now.mono),
-            willing: self.willing,
+            willing: self.unwilling.is_none(),
             leaving: self.leaving,
             answer,
             views: views_number(env),
@@ -287,8 +288,12 @@ impl Presences {
         *member == self.me || same && self.heard_within(now, &member.identity, within)
     }
 
-    /// Members of this view that have not been heard of for longer than they ought to.
+    /// Members of this view that have not been heard of for longer than they ought to. They tell only each other that they are
+    /// there, so whoever is none of them cannot say.
     pub(crate) fn silent(&self, env: &Env<'_>, view: &View) -> Vec<(PublicKey, Duration)> {
+        if view.index_of(&env.me).is_none() {
+            return Vec::new();
+        }
         let since = |member: &Member| {
             let heard = self.known.get(&member.identity).map_or(self.started, |seen| seen.heard);
             (member.identity, env.now.mono.saturating_duration_since(heard))
@@ -315,7 +320,7 @@ impl Presences {
             distance: distance(&position(env, &self.me.serial), &point),
             silent: Duration::ZERO,
             up: started,
-            eligible: self.may_be_replica && self.willing && self.is_reachable(now),
+            eligible: self.may_be_replica && self.unwilling.is_none() && self.is_reachable(now),
             leaving: self.leaving,
         });
         for member in &view.members {
@@ -360,8 +365,8 @@ impl Presences {
         if !self.may_be_replica {
             return Some("its invite does not let it be a replica");
         }
-        if !self.willing {
-            return Some("it runs on battery");
+        if self.unwilling.is_some() {
+            return self.unwilling;
         }
         (!self.is_reachable(now)).then_some("too few other members could dial it back")
     }

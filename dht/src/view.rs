@@ -4,6 +4,7 @@
 //! off one former replica would make every later view, and every lease, impossible to verify.
 
 mod chain;
+pub(crate) mod page;
 
 use thiserror::Error;
 

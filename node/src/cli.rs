@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::serve::Serve;
+
 mod words;
 
 /// A peer-to-peer virtual network: addresses nobody else has, without a server.
@@ -152,6 +154,9 @@ pub(crate) struct JoinOptions {
     /// How this machine's resolver learns of the zone.
     #[arg(long, value_enum)]
     pub(crate) dns: Option<DnsMode>,
+    /// When this machine offers to keep a part of the register for others.
+    #[arg(long, value_enum)]
+    pub(crate) serve: Option<Serve>,
 }
 
 /// How this machine's resolver learns of the zone.
@@ -211,6 +216,7 @@ impl JoinOptions {
             no_address: self.no_address,
             no_tap: self.no_tap,
             dns: self.dns.or(before.dns),
+            serve: self.serve.or(before.serve),
         }
     }
 }
@@ -239,6 +245,7 @@ mod tests {
             "create lab --tap ov/lab",
             "join lab --peer 192.0.2.1:4001",
             "join lab --advertise 192.0.2.1",
+            "join lab --serve sometimes",
         ] {
             assert!(Cli::try_parse_from(["overlay"].into_iter().chain(bad.split(' '))).is_err(), "{bad}");
         }

@@ -17,7 +17,9 @@ use tokio::sync::{Mutex, watch};
 use crate::inbound::{self, Lane, Lanes, SLOTS};
 use crate::io::clock::SystemClock;
 use crate::io::link::Links;
+use crate::io::power::{self, Power};
 use crate::io::udp::DataSocket;
+use crate::io::vmgenid;
 use crate::launch::{self, Prepared};
 use crate::report;
 use crate::runtime::{Progress, Running};
@@ -37,6 +39,8 @@ pub(crate) struct Daemon {
     pub(crate) port: u16,
     pub(crate) clock: Arc<SystemClock>,
     pub(crate) links: Links,
+    /// What this machine runs on.
+    pub(crate) power: watch::Receiver<Power>,
     pub(crate) stop: Arc<AtomicBool>,
     lanes: Arc<ArcSwap<Lanes>>,
     namespaces: Mutex<BTreeMap<NamespaceId, Arc<Running>>>,
@@ -59,6 +63,7 @@ impl Daemon {
             socket,
             clock: Arc::new(SystemClock::start()),
             links: Links::open()?,
+            power: power::watch(),
             stop: Arc::new(AtomicBool::new(false)),
             lanes: Arc::new(ArcSwap::from_pointee(std::array::from_fn(|_| None))),
             namespaces: Mutex::new(BTreeMap::new()),
@@ -70,6 +75,7 @@ impl Daemon {
         let listener = socket::listen(&daemon.state.control_socket())?;
         tokio::spawn(socket::serve(listener, Arc::clone(&daemon)));
         daemon.receive()?;
+        vmgenid::watch(Arc::clone(&daemon.clock));
         Ok(daemon)
     }
 
@@ -224,7 +230,10 @@ impl Daemon {
                 let running = self.one(namespace).await?;
                 let mut value = reply_value(self.ask(&running, Request::Lookup { what }).await?)?;
                 if let (Some(object), Some(summary)) = (value.as_object_mut(), running.summary()) {
-                    object.insert("view".into(), json!({"number": summary.view, "members": texts(&summary.members)}));
+                    object.insert(
+                        "view".into(),
+                        json!({"number": summary.home.view, "members": texts(&summary.home.members)}),
+                    );
                 }
                 Ok(value)
             }

@@ -14,6 +14,7 @@ mod launch;
 mod outbound;
 mod report;
 mod runtime;
+mod serve;
 mod shell;
 mod socket;
 mod state;

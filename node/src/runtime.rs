@@ -21,6 +21,7 @@ use crate::control::Input;
 use crate::daemon::Daemon;
 use crate::launch::{self, Prepared};
 use crate::report;
+use crate::serve::Offer;
 use crate::shell::Shell;
 use crate::state::{NamespaceDir, Settings, StateDir, random};
 use crate::underlay::{Underlay, advertised};
@@ -240,9 +241,10 @@ impl Running {
             );
         }
         let summary = self.summary();
-        let only = |summary: &Summary| summary.members == [self.identity().peer_id()];
-        if summary.as_ref().is_some_and(only) {
-            bail!("this machine is the only replica of {name}; add --destroy to erase all leases with it");
+        if summary.is_some_and(|summary| summary.alone) {
+            bail!(
+                "this machine is the only replica of {name}, or of a part of it; add --destroy to erase all leases with it"
+            );
         }
         Ok(())
     }
@@ -410,6 +412,8 @@ impl Running {
         driver: &mut tokio::task::JoinHandle<anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
         let mut look = tokio::time::interval(ENDPOINTS_EVERY);
+        let serve = lock(&self.settings).options.serve.unwrap_or_default();
+        let mut offer = Offer::new(serve, daemon.power.clone());
         loop {
             let engine_event = async {
                 match shell.as_mut() {
@@ -420,7 +424,12 @@ impl Running {
             tokio::select! {
                 () = self.stop.notified() => return Ok(()),
                 event = events.recv() => match event {
-                    Some(event) => self.driver_event(event, daemon, &commands, shell).await?,
+                    Some(event) => {
+                        if matches!(event, DriverEvent::Joined(_)) {
+                            offer.begin_anew();
+                        }
+                        self.driver_event(event, daemon, &commands, shell).await?;
+                    }
                     None => {
                         return driver.await.map_err(|error| anyhow!("the overlay thread died: {error}"))?
                             .and_then(|()| Err(anyhow!("the overlay ended")));
@@ -432,12 +441,14 @@ impl Running {
                         shell.engine_event(&self, daemon, event).await?;
                     }
                 }
+                () = offer.changed() => {}
                 _ = look.tick() => {
                     if let Some(shell) = shell.as_mut() {
                         shell.look_for_endpoints(daemon).await;
                     }
                 }
             }
+            offer.tell(&commands);
         }
     }
 

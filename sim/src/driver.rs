@@ -56,6 +56,11 @@ pub(crate) enum Input {
     DialFailed {
         peer: PeerId,
     },
+    /// What a connection only to see whether there can be one has come to.
+    DialledBack {
+        peer: PeerId,
+        reached: bool,
+    },
     Carried {
         id: ConnectionId,
         what: Carried,
@@ -75,6 +80,10 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) enum Wish {
     Dial {
+        peer: PeerId,
+    },
+    /// Would a stranger reach this peer?
+    DialBack {
         peer: PeerId,
     },
     Carry {
@@ -274,7 +283,8 @@ impl Driver {
     fn fulfil(&mut self, wish: Output, moment: Moment) {
         match wish {
             // A hint is where Kademlia looks first; this overlay finds everybody anyway.
-            Output::Persist(_) | Output::Publish { .. } | Output::Seek { .. } | Output::DialBack { .. } => {}
+            Output::Persist(_) | Output::Publish { .. } | Output::Seek { .. } => {}
+            Output::DialBack { peer } => self.wishes.push_back(Wish::DialBack { peer }),
             Output::Send { to, message } => self.send(to, message, moment),
             Output::Admit { peer, level } => self.links.admit(peer, level),
             Output::Refuse { peer, .. } => self.close_all(peer, moment),
@@ -310,6 +320,7 @@ impl Driver {
                     self.give_up(peer, moment);
                 }
             }
+            Input::DialledBack { peer, reached } => self.machine.handle_dialled_back(peer, reached, moment.now),
             Input::Carried { id, what } => self.handle_carried(id, what, moment),
             Input::Closed { id } => self.handle_closed(id, moment),
             Input::Undelivered { peer, is_message: true, .. } if self.links.has(peer) => {

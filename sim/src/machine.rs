@@ -21,7 +21,7 @@ impl Machine {
 
     /// Who votes, and so whom this node stays connected to.
     pub(crate) fn voters(&self) -> Vec<PeerId> {
-        self.namespace().map(|namespace| namespace.summary().replicas).unwrap_or_default()
+        self.namespace().map(|namespace| namespace.replicas().into_iter().collect()).unwrap_or_default()
     }
 
     pub(crate) fn handle_command(&mut self, command: Command, now: Now) {
@@ -63,6 +63,13 @@ impl Machine {
         match self {
             Self::Joiner(joiner) => joiner.handle_gone(peer, now),
             Self::Member(namespace) => namespace.handle_gone(peer, now),
+        }
+    }
+
+    pub(crate) fn handle_dialled_back(&mut self, peer: PeerId, reached: bool, now: Now) {
+        match self {
+            Self::Joiner(_) => {}
+            Self::Member(namespace) => namespace.handle_dialled_back(peer, reached, now),
         }
     }
 

@@ -360,7 +360,7 @@ impl Node {
                 }
                 Wish::Joined => self.become_member(moment),
                 Wish::JoinFailed(why) => self.effects.push(Effect::Seen(Observation::JoinFailed(why))),
-                wish @ (Wish::Dial { .. } | Wish::Carry { .. } | Wish::Close { .. }) => {
+                wish @ (Wish::Dial { .. } | Wish::DialBack { .. } | Wish::Carry { .. } | Wish::Close { .. }) => {
                     self.effects.push(Effect::Overlay(wish));
                 }
             }

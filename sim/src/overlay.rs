@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use libp2p_identity::PeerId;
 use rand::RngExt;
 
 use crate::driver::{Carried, Input, Wish};
@@ -38,6 +39,13 @@ pub(crate) struct Connections {
 pub(crate) struct Attempt {
     from: End,
     to: NodeId,
+    /// Only to see that it can be made.
+    back: bool,
+}
+
+/// What whoever made an attempt is told when it comes to nothing.
+fn failed(peer: PeerId, back: bool) -> Input {
+    if back { Input::DialledBack { peer, reached: false } } else { Input::DialFailed { peer } }
 }
 
 /// Something under way to the overlay driver of one process.
@@ -66,10 +74,8 @@ impl World {
     pub(crate) fn overlay_wish(&mut self, id: NodeId, wish: Wish) {
         let me = self.end(id);
         match wish {
-            Wish::Dial { peer } => {
-                let target = self.nodes().iter().find(|node| node.peer == peer).map(|node| node.id);
-                self.overlay_dial(me, target, peer);
-            }
+            Wish::Dial { peer } => self.overlay_dial(me, peer, false),
+            Wish::DialBack { peer } => self.overlay_dial(me, peer, true),
             Wish::Carry { id, what } => self.overlay_carry(me, id, what),
             Wish::Close { id } => {
                 let Some(ends) = self.connections.ends.remove(&id) else { return };
@@ -81,29 +87,34 @@ impl World {
         }
     }
 
-    fn overlay_dial(&mut self, me: End, target: Option<NodeId>, peer: libp2p_identity::PeerId) {
-        let Some(to) = target else { return self.notice(DIAL_TIMEOUT, me, Input::DialFailed { peer }) };
+    fn overlay_dial(&mut self, me: End, peer: PeerId, back: bool) {
+        let target = self.nodes().iter().find(|node| node.peer == peer).map(|node| node.id);
+        let Some(to) = target else { return self.notice(DIAL_TIMEOUT, me, failed(peer, back)) };
+        let attempt = Attempt { from: me, to, back };
         match self.network.stream(me.node, to) {
             Fate::Arrives(delays) => {
                 for delay in delays {
-                    self.schedule(delay, What::Connect(Attempt { from: me, to }));
+                    self.schedule(delay, What::Connect(attempt));
                 }
             }
-            Fate::Cut | Fate::Lost => self.notice(DIAL_TIMEOUT, me, Input::DialFailed { peer }),
+            Fate::Cut | Fate::Lost => self.notice(DIAL_TIMEOUT, me, failed(peer, back)),
         }
     }
 
-    pub(crate) fn overlay_connect(&mut self, Attempt { from, to }: Attempt) {
+    pub(crate) fn overlay_connect(&mut self, Attempt { from, to, back }: Attempt) {
         let (peer, target) = (self.node(to).peer, self.node(to));
         let refused = target.process.is_none() && self.network.connects(from.node, to);
         let Fate::Arrives(delays) = self.network.stream(to, from.node) else {
-            return self.notice(DIAL_TIMEOUT, from, Input::DialFailed { peer });
+            return self.notice(DIAL_TIMEOUT, from, failed(peer, back));
         };
         if refused {
-            return self.notice(delays[0], from, Input::DialFailed { peer });
+            return self.notice(delays[0], from, failed(peer, back));
         }
         if !self.node(to).is_running() || !self.is_alive(from) {
-            return self.notice(DIAL_TIMEOUT, from, Input::DialFailed { peer });
+            return self.notice(DIAL_TIMEOUT, from, failed(peer, back));
+        }
+        if back {
+            return self.notice(delays[0], from, Input::DialledBack { peer, reached: true });
         }
         self.connections.next += 1;
         let id = ConnectionId(self.connections.next);

@@ -1,6 +1,7 @@
 //! Where admitted peers were last reached, so that a restart finds somebody. Bounded, and forgotten without harm.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use dht::{Image, Write};
 use libp2p::{Multiaddr, PeerId};
@@ -9,13 +10,19 @@ use libp2p::{Multiaddr, PeerId};
 const MOST_PEERS: usize = 64;
 /// Addresses of one peer.
 const MOST_ADDRESSES: usize = 8;
+/// How long what is noted may wait to be stored: of a peer that is new here, and of one whose address is stored already. Each time
+/// costs a sync, and every peer tells its addresses anew on every connection.
+const NEW_WAITS: Duration = Duration::from_secs(1);
+const KNOWN_WAITS: Duration = Duration::from_secs(60);
 
 /// Addresses of admitted peers, and the changes that are not stored yet.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     pages: BTreeMap<PeerId, Page>,
     newest: u64,
-    unsaved: Vec<Write>,
+    /// By the keys in the store.
+    unsaved: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    due: Option<Instant>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,11 +38,11 @@ impl Book {
     pub(crate) fn load(image: &Image) -> Self {
         let pages: BTreeMap<_, _> = image.iter().filter_map(|(key, value)| parse(key, value)).collect();
         let newest = pages.values().map(|page| page.seen).max().unwrap_or(0);
-        Self { pages, newest, unsaved: Vec::new() }
+        Self { pages, newest, ..Self::default() }
     }
 
     /// Puts these addresses of an admitted peer before those known.
-    pub(crate) fn note(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>) {
+    pub(crate) fn note(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>, now: Instant) {
         let mut merged: Vec<Multiaddr> = Vec::new();
         let known = self.pages.get(&peer).map(|page| page.addresses.clone()).unwrap_or_default();
         for address in addresses.into_iter().chain(known) {
@@ -49,7 +56,9 @@ impl Book {
         }
         self.newest = self.newest.saturating_add(1);
         let page = Page { seen: self.newest, addresses: merged };
-        self.unsaved.push(Write { key: peer.to_bytes(), value: Some(emit(&page)) });
+        let due = now + if self.pages.contains_key(&peer) { KNOWN_WAITS } else { NEW_WAITS };
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
+        self.unsaved.insert(peer.to_bytes(), Some(emit(&page)));
         self.pages.insert(peer, page);
         self.shrink();
     }
@@ -66,13 +75,15 @@ impl Book {
         peers.into_iter().map(|(_, peer)| peer).collect()
     }
 
-    pub(crate) fn has_unsaved(&self) -> bool {
-        !self.unsaved.is_empty()
+    /// When to store what is not stored yet, at the latest.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
     }
 
     /// What to write to the store.
     pub(crate) fn take_unsaved(&mut self) -> Vec<Write> {
-        std::mem::take(&mut self.unsaved)
+        self.due = None;
+        std::mem::take(&mut self.unsaved).into_iter().map(|(key, value)| Write { key, value }).collect()
     }
 
     fn shrink(&mut self) {
@@ -81,7 +92,7 @@ impl Book {
                 return;
             };
             self.pages.remove(&oldest);
-            self.unsaved.push(Write { key: oldest.to_bytes(), value: None });
+            self.unsaved.insert(oldest.to_bytes(), None);
         }
     }
 }
@@ -114,6 +125,11 @@ fn parse(key: &[u8], value: &[u8]) -> Option<(PeerId, Page)> {
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "a test needs one real instant as origin")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
     fn address(n: usize) -> Multiaddr {
         format!("/ip4/192.0.2.1/tcp/{}", 4000 + n).parse().unwrap()
     }
@@ -131,9 +147,9 @@ mod tests {
     fn a_book_that_is_loaded_says_what_the_saved_one_said() {
         let (a, b) = (PeerId::random(), PeerId::random());
         let (mut book, mut image) = (Book::default(), Image::new());
-        book.note(a, [address(1), address(2)]);
-        book.note(b, [address(3)]);
-        book.note(a, [address(2)]);
+        book.note(a, [address(1), address(2)], now());
+        book.note(b, [address(3)], now());
+        book.note(a, [address(2)], now());
         saved(&mut book, &mut image);
         let loaded = Book::load(&image);
         assert_eq!(loaded.pages, book.pages);
@@ -144,10 +160,32 @@ mod tests {
     #[test]
     fn seeing_the_last_peer_again_writes_nothing() {
         let (mut book, a) = (Book::default(), PeerId::random());
-        book.note(a, [address(1)]);
+        book.note(a, [address(1)], now());
         book.take_unsaved();
-        book.note(a, [address(1)]);
+        book.note(a, [address(1)], now());
         assert_eq!(book.take_unsaved(), []);
+    }
+
+    #[test]
+    fn many_notes_are_stored_together_and_the_first_of_a_peer_soon() {
+        let (mut book, now) = (Book::default(), now());
+        let peers: Vec<_> = (0..10).map(|_| PeerId::random()).collect();
+        assert_eq!(book.due(), None);
+        for (n, peer) in peers.iter().enumerate() {
+            book.note(*peer, [address(n)], now + Duration::from_millis(n as u64));
+        }
+        assert_eq!(book.due(), Some(now + NEW_WAITS));
+        assert_eq!((book.take_unsaved().len(), book.due()), (10, None));
+        let later = now + Duration::from_secs(5);
+        for _ in 0..3 {
+            for peer in &peers {
+                book.note(*peer, [address(0)], later);
+            }
+        }
+        assert_eq!(book.due(), Some(later + KNOWN_WAITS));
+        book.note(PeerId::random(), [address(0)], later + Duration::from_secs(2));
+        assert_eq!(book.due(), Some(later + Duration::from_secs(2) + NEW_WAITS));
+        assert_eq!(book.take_unsaved().len(), 11, "the last word of each");
     }
 
     #[test]
@@ -155,7 +193,7 @@ mod tests {
         let (mut book, mut image) = (Book::default(), Image::new());
         let peers: Vec<_> = (0..=MOST_PEERS).map(|_| PeerId::random()).collect();
         for peer in &peers {
-            book.note(*peer, (0..20).map(address));
+            book.note(*peer, (0..20).map(address), now());
         }
         saved(&mut book, &mut image);
         assert_eq!((image.len(), book.addresses(&peers[0]).len()), (MOST_PEERS, 0));
@@ -165,7 +203,7 @@ mod tests {
     #[test]
     fn a_damaged_page_is_left_out() {
         let (mut book, mut image, peer) = (Book::default(), Image::new(), PeerId::random());
-        book.note(peer, [address(1)]);
+        book.note(peer, [address(1)], now());
         saved(&mut book, &mut image);
         let (key, value) = image.pop_first().unwrap();
         for end in 0..value.len() {

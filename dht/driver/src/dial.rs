@@ -200,7 +200,7 @@ impl<C: Clocks> Driver<C> {
             return;
         }
         let now = self.now();
-        let (voters, _) = self.machine.view();
+        let voters = self.machine.voters();
         let longest = if self.links.is_fellow(&voters, peer) { LONGEST_PAUSE_OF_FELLOWS } else { LONGEST_PAUSE };
         let dropped = self.dialer.give_up(peer, longest, now.mono);
         tracing::debug!(%peer, dropped, "cannot be reached");
@@ -213,8 +213,8 @@ impl<C: Clocks> Driver<C> {
     /// Sees to the connections that ought to stand: to voters, and to anybody if there is none.
     pub(crate) fn take_care(&mut self) {
         let now = self.now().mono;
-        let (voters, range) = self.machine.view();
-        if let Some(range) = range {
+        let voters = self.machine.voters();
+        if let Some(range) = self.machine.range() {
             self.filter.add_virtual_range(range);
         }
         let dialer = &self.dialer;

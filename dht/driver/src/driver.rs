@@ -223,7 +223,8 @@ impl<C: Clocks> Driver<C> {
         let now = self.now().mono;
         let machine = self.machine.poll_timeout().map_or(LONGEST_SLEEP, |(at, _)| at.saturating_duration_since(now));
         let dial_backs = self.dial_backs.next().map_or(LONGEST_SLEEP, |at| at.saturating_duration_since(now));
-        machine.min(self.next_care.saturating_duration_since(now)).min(dial_backs).min(LONGEST_SLEEP)
+        let contacts = self.book.due().map_or(LONGEST_SLEEP, |at| at.saturating_duration_since(now));
+        machine.min(self.next_care.saturating_duration_since(now)).min(dial_backs).min(contacts).min(LONGEST_SLEEP)
     }
 
     /// Takes everything that the state machine wants, writes what is to be written in one transaction, then does the
@@ -249,7 +250,8 @@ impl<C: Clocks> Driver<C> {
             let after = std::mem::take(&mut self.after);
             let joined = self.take_joiner_events(&mut writes);
             let idle = writes.is_empty() && wishes.is_empty() && after.is_empty() && joined.is_none();
-            if idle && !self.book.has_unsaved() {
+            let due = self.book.due().is_some_and(|at| at <= self.now().mono);
+            if idle && !due {
                 return Ok(());
             }
             self.commit(writes).await?;
@@ -267,21 +269,15 @@ impl<C: Clocks> Driver<C> {
         }
     }
 
+    /// Contacts wait for writes that have to be synced anyhow, in the same transaction, or for their own time.
     async fn commit(&mut self, writes: Vec<Write>) -> anyhow::Result<()> {
-        let contacts = self.book.take_unsaved();
+        let due = self.book.due().is_some_and(|at| at <= self.now().mono);
+        let contacts = if due || !writes.is_empty() { self.book.take_unsaved() } else { Vec::new() };
         if writes.is_empty() && contacts.is_empty() {
             return Ok(());
         }
         let store = self.store.clone();
-        let commit = move || {
-            if !writes.is_empty() {
-                store.commit(&writes)?;
-            }
-            if !contacts.is_empty() {
-                store.commit_contacts(&contacts)?;
-            }
-            Ok::<_, crate::StoreError>(())
-        };
+        let commit = move || store.commit_all(&writes, &contacts);
         // A sync may take long on a busy disk; connections are served meanwhile, by their own tasks.
         tokio::task::spawn_blocking(commit).await.context("the store's thread died")??;
         Ok(())
@@ -369,6 +365,9 @@ impl<C: Clocks> Driver<C> {
 
     /// Closes all connections and waits a moment for it to be known; tells the node what is left to tell.
     async fn leave(mut self, events: &mpsc::Sender<DriverEvent>) {
+        if let Err(error) = self.store.commit_all(&[], &self.book.take_unsaved()) {
+            tracing::debug!(%error, "where peers were is not kept");
+        }
         for connection in self.links.forget_all() {
             self.swarm.close_connection(connection);
         }

@@ -176,16 +176,23 @@ impl Machine {
         }
     }
 
-    /// Who votes, and which addresses exist only inside the tunnel.
-    pub(crate) fn view(&self) -> (Vec<PeerId>, Option<Ipv4Net>) {
+    /// Who votes. Asked for at each open and close.
+    pub(crate) fn voters(&self) -> Vec<PeerId> {
         match self {
-            Self::Member(namespace) => {
-                let summary = namespace.summary();
-                (summary.replicas, Some(summary.range))
-            }
-            Self::Joiner(_) => (Vec::new(), None),
+            Self::Member(namespace) => namespace.replicas().into_iter().collect(),
+            Self::Joiner(_) => Vec::new(),
             #[cfg(test)]
-            Self::Fake(fake) => (fake.voters.clone(), None),
+            Self::Fake(fake) => fake.voters.clone(),
+        }
+    }
+
+    /// Which addresses exist only inside the tunnel.
+    pub(crate) fn range(&self) -> Option<Ipv4Net> {
+        match self {
+            Self::Member(namespace) => Some(namespace.membership().config().range),
+            Self::Joiner(_) => None,
+            #[cfg(test)]
+            Self::Fake(_) => None,
         }
     }
 

@@ -193,7 +193,7 @@ impl<C: Clocks> Driver<C> {
         {
             let address = link.address.clone();
             if self.links.level(peer) == Some(Level::Member) {
-                self.book.note(peer, [address.clone()]);
+                self.book.note(peer, [address.clone()], self.clocks.now().mono);
                 self.name_replica(peer);
             }
             self.dialer.greeted(peer, address);
@@ -206,7 +206,7 @@ impl<C: Clocks> Driver<C> {
 
     /// Joiners that ask this node are sent on to a replica, so the state machine is told where one was reached.
     fn name_replica(&mut self, peer: PeerId) {
-        let (voters, _) = self.machine.view();
+        let voters = self.machine.voters();
         let Some(identity) = PublicKey::from_peer_id(&peer).filter(|_| voters.contains(&peer)) else { return };
         let mut addrs: Vec<_> = self.book.addresses(&peer).iter().filter_map(socket_addr_of).collect();
         addrs.dedup();
@@ -238,7 +238,7 @@ impl<C: Clocks> Driver<C> {
     }
 
     pub(crate) fn choose_standing(&mut self) {
-        let (voters, _) = self.machine.view();
+        let voters = self.machine.voters();
         let dialer = &self.dialer;
         for (peer, connection, keep) in self.links.choose_standing(&voters, |peer| dialer.is_hard(peer)) {
             self.swarm.behaviour_mut().hello.keep(peer, connection, keep);
@@ -293,7 +293,7 @@ impl<C: Clocks> Driver<C> {
         // The address that was reached stands before those that are only said to be.
         let reached = self.links.get(connection).filter(|link| link.made_by == MadeBy::Us);
         let reached = reached.map(|link| link.address.clone());
-        self.book.note(peer, reached.into_iter().chain(told));
+        self.book.note(peer, reached.into_iter().chain(told), self.clocks.now().mono);
         self.go_on_dialling_back();
     }
 

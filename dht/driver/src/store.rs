@@ -11,10 +11,12 @@ use thiserror::Error;
 
 use crate::snapshot;
 
+type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
 /// What the state machine wrote.
-const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
+const STATE: Table = TableDefinition::new("state");
 /// What the driver itself remembers: addresses of peers. Losing it loses nothing.
-const CONTACTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("contacts");
+const CONTACTS: Table = TableDefinition::new("contacts");
 
 /// Why the store cannot be used. It is never replaced by an empty one: a replica that forgot what it promised, or an
 /// owner that forgot its counter, would break what others rely on.
@@ -120,7 +122,7 @@ impl Store {
 
     /// Makes all of these changes or none. They are on disk when this returns.
     pub fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
-        self.write(STATE, writes).map_err(|error| from_redb(&self.path, error))
+        self.commit_all(writes, &[])
     }
 
     /// Everything in it.
@@ -128,8 +130,9 @@ impl Store {
         self.read(STATE).map_err(|error| from_redb(&self.path, error))
     }
 
-    pub(crate) fn commit_contacts(&self, writes: &[Write]) -> Result<(), StoreError> {
-        self.write(CONTACTS, writes).map_err(|error| from_redb(&self.path, error))
+    /// As [`commit`](Self::commit), and what the driver itself remembers, with one sync for both.
+    pub(crate) fn commit_all(&self, state: &[Write], contacts: &[Write]) -> Result<(), StoreError> {
+        self.write([(STATE, state), (CONTACTS, contacts)]).map_err(|error| from_redb(&self.path, error))
     }
 
     pub(crate) fn contacts(&self) -> Result<Image, StoreError> {
@@ -142,11 +145,16 @@ impl Store {
         Ok((store, image))
     }
 
-    fn write(&self, table: TableDefinition<'_, &[u8], &[u8]>, writes: &[Write]) -> Result<(), redb::Error> {
+    fn write(&self, all: [(Table, &[Write]); 2]) -> Result<(), redb::Error> {
+        let all = all.into_iter().filter(|(_, writes)| !writes.is_empty());
+        let mut all = all.peekable();
+        if all.peek().is_none() {
+            return Ok(());
+        }
         let mut transaction = self.database.begin_write()?;
         // With one phase, a commit whose pages rot before the next clean shutdown looks like one that never was.
         transaction.set_two_phase_commit(true);
-        {
+        for (table, writes) in all {
             let mut table = transaction.open_table(table)?;
             for Write { key, value } in writes {
                 match value {
@@ -159,7 +167,7 @@ impl Store {
         Ok(())
     }
 
-    fn read(&self, table: TableDefinition<'_, &[u8], &[u8]>) -> Result<Image, redb::Error> {
+    fn read(&self, table: Table) -> Result<Image, redb::Error> {
         let transaction = self.database.begin_read()?;
         let table = match transaction.open_table(table) {
             Ok(table) => table,

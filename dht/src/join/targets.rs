@@ -70,6 +70,12 @@ impl Targets {
         }
     }
 
+    /// Where a target is, as far as anybody said.
+    pub(super) fn addresses(&self, peer: &PeerId) -> Vec<SocketAddr> {
+        let target = self.list.iter().find(|target| target.peer == *peer);
+        target.map(|target| target.addrs.clone()).unwrap_or_default()
+    }
+
     /// Adds replicas, to be asked next. `false` if none was new.
     pub(super) fn add_replicas<'a>(&mut self, contacts: impl Iterator<Item = &'a Contact>) -> bool {
         let before = self.list.len();

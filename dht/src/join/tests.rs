@@ -247,6 +247,47 @@ fn contact_serves_old_view() {
     assert!(matches!(newcomer.end, Some(JoinerEvent::Failed(JoinError::Stale))), "{:?}", newcomer.end);
 }
 
+/// Three hundred changes of views of five members are some 230 KiB.
+#[test]
+fn a_joiner_that_knows_the_founding_catches_up_page_by_page() {
+    let mut world = World::with_founders("lab", 5, TODAY);
+    world.change_views(300);
+    let newcomer = world.join(world.invite(1), 9);
+    assert!(matches!(newcomer.end, Some(JoinerEvent::Joined { .. })), "{:?}", newcomer.end);
+    assert!(newcomer.longest <= MAX_HELLO && newcomer.longest > MAX_HELLO / 2, "{}", newcomer.longest);
+    let hellos = newcomer.sent.iter().filter(|sent| Request::from_bytes(sent).is_ok()).count();
+    assert!((5..12).contains(&hellos), "{hellos}");
+    let member = newcomer.membership(now());
+    assert_eq!(member.chain().heads(), world.founder().chain().heads());
+}
+
+#[test]
+fn pages_that_were_learnt_count_at_the_next_contact() {
+    let mut world = World::with_founders("lab", 5, TODAY);
+    world.change_views(100);
+    let mut token = world.invite(1);
+    let second = Contact { identity: key(2).public(), addresses: token.contacts[0].addresses.clone() };
+    token.contacts.push(second);
+    let mut joiner = fresh(token, 9);
+    assert_eq!(dials(&mut joiner), [peer(1)]);
+    let hello = joiner.hello(peer(1), now());
+    let response = world.founder().handle_hello(peer(9), &hello, now()).unwrap();
+    assert_eq!(joiner.handle_hello_response(peer(1), &response, now()), Err(Refusal::UnknownView));
+    let learnt = joiner.learnt.as_ref().unwrap().1.successors().len();
+    // The connection ends and the same contact is asked for more, but it is gone.
+    joiner.handle_gone(peer(1), now());
+    assert_eq!(dials(&mut joiner), [peer(1)]);
+    joiner.handle_gone(peer(1), now());
+    assert_eq!(dials(&mut joiner), [peer(2)]);
+    let hello = Request::from_bytes(&joiner.hello(peer(2), now())).unwrap();
+    assert_eq!(hello.known.iter().map(|scope| scope.view).sum::<u64>(), learnt as u64);
+    // A page that brings nothing new is the last, whatever its size.
+    assert!(learnt > 30);
+    let genesis = joiner.learnt.as_ref().unwrap().0.clone();
+    let same: Vec<Successor> = joiner.learnt.as_ref().unwrap().1.successors()[..learnt].to_vec();
+    assert!(page::is_full(&same) && joiner.learn(&genesis, &same).unwrap().is_some());
+}
+
 #[test]
 fn an_old_configuration_is_no_answer() {
     let mut world = World::new();

@@ -21,7 +21,7 @@ use crate::namespace::Image;
 use crate::redeem::{self, RedeemAnswer, RedeemOutcome, RedeemRequest, Redeemed, RefusedHint, SpentProof};
 use crate::sign::{self, Label, NamespaceId};
 use crate::token::{Contact, ContactAddress, Token};
-use crate::view::{Accepted, KeyKind, View, Vote};
+use crate::view::{Accepted, KeyKind, Member, Successor, View, Vote};
 
 /// A date on which nothing of these tests has expired.
 pub(crate) const TODAY: u64 = 1_800_000_000;
@@ -99,6 +99,28 @@ impl World {
             })
             .collect();
         Self { ns, authority, founders, cells: BTreeMap::new(), rounds: 0 }
+    }
+
+    /// So many changes of views, of all shards in turn, to the same members; on the disks of all founders.
+    pub(crate) fn change_views(&mut self, count: usize) {
+        let mut chain = self.founder().chain().clone();
+        let keys: Vec<SecretKey> = (1..=5).map(key).collect();
+        for (round, shard) in (1..).zip((0..chain.shard_count()).cycle()).take(count) {
+            let before = chain.newest(shard).unwrap();
+            let view = View { number: before.number + 1, previous: before.hash(), ..before.clone() };
+            let ballot = Ballot { view: before.number, round, replica: 0 };
+            let vote = |(index, member): (u8, &Member)| {
+                let body = Successor::body(&view, ballot, member);
+                let founder = keys.iter().find(|key| key.public() == member.identity).unwrap();
+                Vote { index, signature: sign::sign(founder, Label::ViewAccepted, &self.ns, &body) }
+            };
+            let votes = (0u8..).zip(&before.members).map(vote).collect();
+            let successor = Successor { view, ballot, votes };
+            assert_eq!(chain.extend(&successor), Ok(true));
+            for (_, image) in &mut self.founders {
+                apply(image, &[super::store::write_view(&successor)]);
+            }
+        }
     }
 
     /// The founder with key 1.
@@ -226,13 +248,15 @@ pub(crate) struct Newcomer {
     pub(crate) joiner: Joiner,
     pub(crate) disk: Image,
     pub(crate) sent: Vec<Vec<u8>>,
+    /// The longest answer to a hello.
+    pub(crate) longest: usize,
     pub(crate) end: Option<JoinerEvent>,
 }
 
 impl Newcomer {
     pub(crate) fn new(token: Token, number: u8) -> Self {
         let joiner = Joiner::new(key(number), data(number), "lab", token, &Image::new(), [number; 32], now());
-        Self { number, joiner, disk: Image::new(), sent: Vec::new(), end: None }
+        Self { number, joiner, disk: Image::new(), sent: Vec::new(), longest: 0, end: None }
     }
 
     /// Drives the joiner against the founder until it ends or waits.
@@ -245,7 +269,12 @@ impl Newcomer {
                     let request = self.joiner.hello(to, now);
                     self.sent.push(request.clone());
                     match founder.handle_hello(peer(self.number), &request, now) {
-                        Ok(response) => drop(self.joiner.handle_hello_response(to, &response, now)),
+                        Ok(response) => {
+                            self.longest = self.longest.max(response.len());
+                            if self.joiner.handle_hello_response(to, &response, now).is_err() {
+                                self.joiner.handle_gone(to, now);
+                            }
+                        }
                         Err(_) => self.joiner.handle_gone(to, now),
                     }
                 }

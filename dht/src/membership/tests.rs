@@ -175,9 +175,51 @@ fn greeting(world: &World, from: u8, credential: &Credential) -> Vec<u8> {
         instance: [0; 8],
         heads: Heads { era: 0, version: 1, list: 0 },
         claim: Claim::Member(Box::new(credential.clone())),
+        known: Vec::new(),
         views: Vec::new(),
     }
     .to_bytes()
+}
+
+/// Whoever was away knows the founding only, and meets somebody whom a much later view admitted.
+#[test]
+fn a_member_that_was_away_catches_up_hello_by_hello() {
+    let mut world = World::new();
+    let mut stale = world.member(world.invite(1), 8);
+    world.change_views(4000);
+    let mut late = world.member(world.invite_as(1, Role::Member, DAY, 1), 9);
+    let rests_on = late.credential().proof.view;
+    let mut hellos = 0;
+    while greet(&mut stale, &mut late, now()).is_err() {
+        hellos += 1;
+        assert!(hellos < 10, "{:?}", stale.chain().heads());
+    }
+    assert!(rests_on > 200 && hellos > 0, "{rests_on} {hellos}");
+    assert_eq!(late.level(&peer(8)), Some(Level::Member));
+    // What a dialler sends along unasked is a page, too, and the newest one.
+    let request = Request::from_bytes(&late.hello(peer(8), now())).unwrap();
+    assert_eq!(request.views.last().unwrap().view.number, rests_on);
+    assert!(request.to_bytes().len() <= MAX_HELLO);
+}
+
+#[test]
+fn a_pinned_list_is_found_among_so_many_and_no_more() {
+    let mut world = World::new();
+    let mut lists = vec![world.founder().chain().newest_list()];
+    for _ in 0..3 {
+        world.change_views(1);
+        lists.push(world.founder().chain().newest_list());
+    }
+    let find = |world: &World, list: &[crate::view::ViewRef]| {
+        world.founder().chain().list_with_hash(&crate::view::ViewRef::list_hash(list))
+    };
+    for list in &lists {
+        assert_eq!(find(&world, list).as_ref(), Some(list));
+    }
+    world.change_views(1022);
+    assert_eq!(find(&world, &lists[0]), None);
+    assert_eq!(find(&world, &lists[1]).as_ref(), Some(&lists[1]));
+    assert_eq!(find(&world, &world.founder().chain().newest_list()), Some(world.founder().chain().newest_list()));
 }
 
 #[test]

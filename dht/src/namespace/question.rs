@@ -14,7 +14,7 @@ use crate::event::{Event, Proven, Resolution};
 use crate::identity::PublicKey;
 use crate::message::Message;
 use crate::record::{Hint, normal_name};
-use crate::view::Successor;
+use crate::view::{Successor, page};
 
 use super::Namespace;
 
@@ -121,11 +121,11 @@ impl Namespace {
         }
     }
 
-    /// Everything signed that this node has: the configuration, and the views after the founded ones.
+    /// What is signed that this node has: the configuration, and views after the founded ones, as many as fit.
     pub(super) fn handle_fetch(&mut self, to: &PublicKey) {
         let mut bytes = self.membership.signed_config().to_bytes();
-        let views = self.membership.chain().successors();
-        bytes.extend(views.iter().take(64).flat_map(Wire::to_bytes));
+        let views = page::first(self.membership.chain().successors().iter());
+        bytes.extend(views.iter().flat_map(Wire::to_bytes));
         if let Some(peer) = to.peer_id() {
             self.out.send_peer(peer, &Message::Fetched { bytes });
         }

@@ -12,7 +12,9 @@ use crate::clock::Now;
 use crate::command::LeaseKey;
 use crate::env::Env;
 use crate::identity::PublicKey;
+use crate::record::RegisterKey;
 use crate::sign::NamespaceId;
+use crate::view::View;
 
 use super::Namespace;
 
@@ -35,6 +37,19 @@ pub struct LeaseFacts {
     pub renewal: Option<Duration>,
 }
 
+/// The newest view of one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardFacts {
+    /// The shard.
+    pub shard: u16,
+    /// The view's number.
+    pub view: u64,
+    /// Who votes in it.
+    pub members: Vec<PeerId>,
+    /// Which of them were not heard for longer than they ought to, and for how long; none where this node has no vote.
+    pub silent: Vec<(PeerId, Duration)>,
+}
+
 /// What status pages say about a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -52,14 +67,14 @@ pub struct Summary {
     pub mtu: u16,
     /// The duration of a lease.
     pub lease: Duration,
-    /// The newest view of shard 0.
-    pub view: u64,
-    /// Who votes in it.
-    pub members: Vec<PeerId>,
+    /// The shard of this node's own address; 0 while it has and claims none.
+    pub home: ShardFacts,
+    /// The shards that decide about what this node holds or claims; the one at home where that is nothing.
+    pub rests: Vec<ShardFacts>,
     /// Who votes in any shard, so that every node keeps in touch with them.
     pub replicas: Vec<PeerId>,
-    /// Of those in the view of shard 0, which were not heard for longer than they ought to, and for how long.
-    pub silent: Vec<(PeerId, Duration)>,
+    /// Whether what some shard holds exists on this node only.
+    pub alone: bool,
     /// How many shards this node is a replica of, and how many there are.
     pub votes_in: (usize, usize),
     /// Why this node is no candidate for a replica; `None` if it is one, or is a replica.
@@ -83,30 +98,64 @@ pub struct Summary {
 impl Namespace {
     /// For status pages, without what depends on the time.
     pub fn summary(&self) -> Summary {
-        self.summarize()
+        self.summarize(None)
     }
 
     /// For status pages.
     pub fn summary_at(&self, now: Now) -> Summary {
         let env = env!(self, now);
-        let silent = env.chain.newest(0).map(|view| self.presences.silent(&env, view)).unwrap_or_default();
         let mine = env.newest().filter(|view| self.acceptor.member(&env, view).is_some()).count();
         Summary {
-            silent: silent.into_iter().filter_map(|(identity, since)| Some((identity.peer_id()?, since))).collect(),
             votes_in: (mine, usize::from(env.chain.shard_count())),
             hindrance: self.presences.hindrance(now.mono),
             leases: self.leases.facts(&env),
-            ..self.summarize()
+            ..self.summarize(Some(now))
         }
     }
 
-    fn summarize(&self) -> Summary {
-        let config = self.membership.config();
-        let view = self.membership.chain().newest(0);
-        let members = view.map(|view| view.members.as_slice()).unwrap_or_default();
+    /// Who votes in any shard.
+    pub fn replicas(&self) -> BTreeSet<PeerId> {
+        let members: BTreeSet<PublicKey> =
+            self.newest_views().flat_map(|view| &view.members).map(|m| m.identity).collect();
+        members.iter().filter_map(PublicKey::peer_id).collect()
+    }
+
+    fn newest_views(&self) -> impl Iterator<Item = &View> {
         let chain = self.membership.chain();
-        let shards = (0..chain.shard_count()).filter_map(|shard| chain.newest(shard));
-        let replicas: BTreeSet<PublicKey> = shards.flat_map(|view| &view.members).map(|m| m.identity).collect();
+        (0..chain.shard_count()).filter_map(|shard| chain.newest(shard))
+    }
+
+    /// The shard of this node's own address, and all that it rests on.
+    fn shards(&self) -> (u16, BTreeSet<u16>) {
+        let shard = |key: &LeaseKey| RegisterKey::Lease(key.clone()).shard(&self.ns, self.membership.config());
+        let home = self.leases.own_address().map_or(0, |ip| shard(&LeaseKey::Address(ip)));
+        let mut rests: BTreeSet<u16> = self.leases.wanted().map(shard).collect();
+        if rests.is_empty() {
+            rests.insert(home);
+        }
+        (home, rests)
+    }
+
+    /// The newest view of a shard, and who is silent in it at this moment.
+    fn shard_facts(&self, shard: u16, now: Option<Now>) -> ShardFacts {
+        let view = self.membership.chain().newest(shard);
+        let silent = match (view, now) {
+            (Some(view), Some(now)) => self.presences.silent(&env!(self, now), view),
+            (Some(_), None) | (None, _) => Vec::new(),
+        };
+        let members = view.map(|view| view.members.as_slice()).unwrap_or_default();
+        ShardFacts {
+            shard,
+            view: view.map_or(0, |view| view.number),
+            members: members.iter().filter_map(|member| member.identity.peer_id()).collect(),
+            silent: silent.into_iter().filter_map(|(identity, since)| Some((identity.peer_id()?, since))).collect(),
+        }
+    }
+
+    fn summarize(&self, now: Option<Now>) -> Summary {
+        let config = self.membership.config();
+        let me = self.membership.identity().public();
+        let (home, rests) = self.shards();
         Summary {
             id: self.ns,
             name: config.name.clone(),
@@ -115,11 +164,11 @@ impl Namespace {
             service: config.service(),
             mtu: config.mtu,
             lease: config.lease(),
-            view: view.map_or(0, |view| view.number),
-            members: members.iter().filter_map(|member| member.identity.peer_id()).collect(),
-            replicas: replicas.iter().filter_map(PublicKey::peer_id).collect(),
-            silent: Vec::new(),
-            votes_in: (0, usize::from(chain.shard_count())),
+            home: self.shard_facts(home, now),
+            rests: rests.into_iter().map(|shard| self.shard_facts(shard, now)).collect(),
+            replicas: self.replicas().into_iter().collect(),
+            alone: self.newest_views().any(|view| view.members.iter().all(|member| member.identity == me)),
+            votes_in: (0, usize::from(self.membership.chain().shard_count())),
             hindrance: None,
             leases: Vec::new(),
             peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),

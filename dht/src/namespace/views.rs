@@ -1,6 +1,7 @@
 //! What concerns views: messages about them, what follows when one is learnt, and giving one's place up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use libp2p_identity::PeerId;
@@ -21,7 +22,7 @@ use crate::presence::{Presences, Said, view_hint_key};
 use crate::proposer::UP;
 use crate::record::Scope;
 use crate::slot::Standing;
-use crate::view::{ChainError, Successor, View};
+use crate::view::{ChainError, Successor, View, page};
 
 use super::Namespace;
 
@@ -64,6 +65,8 @@ struct Facts {
     silent: BTreeSet<PublicKey>,
     hindrance: Option<&'static str>,
     reachable: Option<bool>,
+    own: Option<Ipv4Addr>,
+    claims: Vec<LeaseKey>,
     leases: BTreeMap<LeaseKey, Token>,
 }
 
@@ -169,6 +172,11 @@ impl Namespace {
         if added {
             self.views_changed(now);
         }
+        if let Some(from) = from.filter(|_| added && page::is_full(views)) {
+            let env = env!(self, now);
+            let heads = env.newest().map(Scope::of).collect();
+            self.out.send(&env, from, Message::View(ViewMessage::Heads { heads }));
+        }
     }
 
     pub(super) fn views_changed(&mut self, now: Now) {
@@ -226,6 +234,8 @@ impl Namespace {
             silent: silent.map(|(identity, _)| identity).collect(),
             hindrance: self.presences.hindrance(now.mono),
             reachable: self.leases.reachable(),
+            own: self.leases.own_address(),
+            claims: self.leases.claims(&env),
             leases: self.leases.tokens(&env),
         }
     }
@@ -342,15 +352,17 @@ impl Namespace {
     }
 }
 
-/// The newest views that somebody knows: what it lacks it is given, what this node lacks it asks for.
+/// The newest views that somebody knows: what it lacks it is given, in one page for all shards, what this node lacks it asks for.
 fn handle_heads(env: &Env<'_>, out: &mut Outbox, from: &PublicKey, heads: &[Scope]) {
     for theirs in heads {
         let Some(ours) = env.chain.newest(theirs.shard).map(Scope::of) else { continue };
-        if ours > *theirs {
-            crate::acceptor::moved(env, out, from, theirs);
-        } else if ours < *theirs {
+        if ours < *theirs {
             out.send(env, from, Message::View(ViewMessage::AskStation { scope: ours }));
         }
+    }
+    let views = page::first(env.chain.successors().iter().filter(|next| page::is_news(heads, &next.view)));
+    if !views.is_empty() {
+        out.send(env, from, Message::Moved { views });
     }
 }
 

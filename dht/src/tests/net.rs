@@ -14,7 +14,7 @@ use crate::env::Rules;
 use crate::event::{ClaimError, Event, Lease, Output, Resolution};
 use crate::identity::SecretKey;
 use crate::membership::fixture::{TODAY, World, apply, at, data, key, peer};
-use crate::message::{Message, ViewMessage};
+use crate::message::{MAX_MESSAGE, Message, ViewMessage};
 use crate::namespace::{Image, Keys, Namespace};
 use crate::record::{RegisterKey, Value};
 use crate::view::Member;
@@ -201,6 +201,7 @@ impl Net {
                     apply(&mut node.disk, &writes);
                 }
                 Output::Send { to, message } => {
+                    assert!(message.len() <= MAX_MESSAGE, "{} bytes", message.len());
                     let to = number_of(to);
                     let message = Message::from_bytes(&message).unwrap();
                     sent.push(Packet { from: number, to, message });
@@ -407,8 +408,13 @@ impl Net {
 
     /// A claimable address.
     pub(super) fn ip(&self, last: u8) -> Ipv4Addr {
+        self.ip_in(7, last)
+    }
+
+    /// A claimable address of another block.
+    pub(super) fn ip_in(&self, block: u8, last: u8) -> Ipv4Addr {
         let mut octets = self.world.config().range.network().octets();
-        (octets[2], octets[3]) = (7, last);
+        (octets[2], octets[3]) = (block, last);
         Ipv4Addr::from(octets)
     }
 

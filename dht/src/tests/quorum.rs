@@ -86,6 +86,66 @@ fn a_summary_says_what_each_lease_rests_on() {
     assert!(net.live(A).summary_at(now).leases.iter().all(|lease| lease.key == LeaseKey::Address(kept)));
 }
 
+/// A namespace of sixteen shards: the address of this node decides which of them status shows.
+#[test]
+fn a_summary_is_of_the_shards_that_something_rests_on() {
+    let mut net = Net::new(3, &[A], Rules { views_change: false, ..Rules::ALL });
+    let shard = |net: &mut Net, key: LeaseKey| {
+        let ns = net.world.ns;
+        RegisterKey::Lease(key).shard(&ns, net.live(A).membership().config())
+    };
+    let ips: Vec<_> = (0..=255).map(|block| net.ip_in(block, 5)).collect();
+    let ip = *ips.iter().find(|ip| shard(&mut net, LeaseKey::Address(**ip)) != 0).unwrap();
+    let other = *ips
+        .iter()
+        .find(|other| shard(&mut net, LeaseKey::Address(**other)) != shard(&mut net, LeaseKey::Address(ip)))
+        .unwrap();
+    let (own, lent) = (shard(&mut net, LeaseKey::Address(ip)), shard(&mut net, LeaseKey::Address(other)));
+    let told = |net: &mut Net| {
+        let now = net.now(A);
+        let summary = net.live(A).summary_at(now);
+        (summary.home.shard, summary.rests.iter().map(|facts| facts.shard).collect::<Vec<_>>())
+    };
+    assert_eq!(told(&mut net), (0, vec![0]));
+    // A claim that nobody has answered yet counts; an address lent to a client is no address of its own.
+    net.begin_claim(A, ip, "self", Keep::Yes);
+    assert_eq!(told(&mut net), (own, vec![own]));
+    net.settle();
+    net.begin_claim(A, other, "guest", Keep::No);
+    net.settle();
+    let mut both = vec![own, lent];
+    both.sort_unstable();
+    assert_eq!(told(&mut net), (own, both));
+    net.release(A, ip);
+    assert_eq!(told(&mut net), (0, vec![lent]));
+    // What a node says last is what it would say now.
+    let said = net.nodes[&A].events.iter().rev().find_map(|event| match event {
+        Event::Status { summary } => Some((summary.home.shard, summary.rests.len())),
+        _ => None,
+    });
+    assert_eq!(said, Some((0, 1)));
+}
+
+#[test]
+fn silence_is_told_by_those_who_vote_and_of_each_shard_alike() {
+    let mut net = Net::new(3, &[A], Rules { views_change: false, ..Rules::ALL });
+    net.begin_claim(1, net.ip(5), "self", Keep::Yes);
+    net.begin_claim(A, net.ip(6), "self", Keep::Yes);
+    net.settle();
+    net.crash(3);
+    net.run(secs(400), none);
+    let silent = |net: &mut Net, number| {
+        let now = net.now(number);
+        let summary = net.live(number).summary_at(now);
+        assert_eq!(summary.rests.len(), 1);
+        assert_eq!(summary.rests[0], summary.home);
+        summary.home.silent.into_iter().map(|(peer, _)| peer).collect::<Vec<_>>()
+    };
+    assert_eq!(silent(&mut net, 1), [peer(3)]);
+    // Nobody tells a node without a vote that it is there.
+    assert_eq!(silent(&mut net, A), []);
+}
+
 #[test]
 fn contenders_with_delays_losses_and_copies_never_both_own() {
     for seed in 0..6u64 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::net::{D, FREE, Keep, Net, none, secs};
 use crate::certificate::{CertError, hint_key};
 use crate::command::Command;
-use crate::env::Rules;
+use crate::env::{DropReason, Rules};
 use crate::event::{Event, Proven, Resolution};
 use crate::membership::fixture::peer;
 use crate::message::Message;
@@ -127,6 +127,23 @@ fn an_owner_that_sees_a_newer_certificate_stops() {
     net.deliver(&super::net::Packet { from: B, to: A, message });
     assert_eq!(net.owners(ip), [B]);
     assert!(net.nodes[&A].events.iter().any(|e| matches!(e, Event::LeaseLost { .. })));
+}
+
+/// Each costs the check of a quorum's signatures.
+#[test]
+fn a_member_that_sends_certificates_without_end_is_not_listened_to() {
+    let mut net = Net::new(1, &[A, B], Rules::ALL);
+    let ip = net.ip(5);
+    let mut forged = net.claim(B, ip).unwrap().certificate;
+    *forged.last_mut().unwrap() ^= 1;
+    for _ in 0..500 {
+        let message = Message::Supersede { certificate: forged.clone() };
+        net.deliver(&super::net::Packet { from: B, to: A, message });
+    }
+    let drops = net.live(A).drops().clone();
+    assert_eq!((drops[&DropReason::BadCertificate], drops[&DropReason::TooOften]), (64, 436));
+    // What else it sends is heard.
+    assert!(net.claim(A, net.ip(6)).is_ok());
 }
 
 #[test]

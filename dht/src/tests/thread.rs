@@ -159,7 +159,7 @@ fn one_creates_and_another_joins_and_both_are_found_by_address_and_name() {
     assert_eq!((*owner, name.as_deref()), (peer(NEWCOMER), Some("laptop")));
     assert!([first, second].contains(ip));
     let summary = creator.summary();
-    assert_eq!((summary.name.as_str(), summary.members, summary.authority), ("home", vec![peer(CREATOR)], true));
+    assert_eq!((summary.name.as_str(), summary.home.members, summary.authority), ("home", vec![peer(CREATOR)], true));
     // Only where the namespace was founded are invites made.
     let (contacts, role) = (Vec::new(), Role::Member);
     let id = CommandId(21);

@@ -68,7 +68,7 @@ fn a_namespace_grows_to_three_within_a_minute_and_to_five() {
         net.nodes[&1]
             .events
             .iter()
-            .any(|event| matches!(event, Event::Status { summary } if summary.members.len() == 5))
+            .any(|event| matches!(event, Event::Status { summary } if summary.home.members.len() == 5))
     );
 }
 
@@ -80,6 +80,57 @@ fn a_node_that_nobody_can_reach_becomes_no_replica() {
     net.reboot(B);
     net.run(secs(400), none);
     assert_eq!(members(&net, 1, ip), [1]);
+}
+
+/// What a lease's certificate rests on is the view that granted it. After a change others hold the register, and they vouch for it.
+#[test]
+fn a_lease_that_was_granted_before_a_change_is_found_after_it() {
+    let mut net = Net::new(1, &[A, B, C], Rules::ALL);
+    let ip = net.ip(5);
+    let granted = net.claim(A, ip).unwrap();
+    net.run(secs(90), none);
+    assert_eq!(members(&net, 1, ip).len(), 3);
+    let seen = |found: Resolution| match found {
+        Resolution::Found { owner, token, certificate, .. } => (owner, token, certificate),
+        other @ (Resolution::Absent | Resolution::Unknown) => panic!("{other:?}"),
+    };
+    let (owner, token, certificate) = seen(net.resolve(B, |id| Command::ResolveAddress { id, ip }));
+    assert_eq!((owner, token), (peer(A), granted.token));
+    // It convinces somebody else, as the owner's own does.
+    for shown in [certificate, granted.certificate] {
+        let checked =
+            net.command(C, |id| Command::CheckLease { id, from: peer(A), certificate: shown, remaining: secs(60) });
+        let outcome = net.nodes[&C].events.iter().find_map(|event| match event {
+            Event::LeaseChecked { id, outcome, .. } if *id == checked => Some(outcome.clone()),
+            _ => None,
+        });
+        assert_eq!(outcome.unwrap().map(|proven| (proven.ip, proven.token)), Ok((ip, token)));
+    }
+    let drops = net.live(B).drops().clone();
+    assert_eq!(drops.get(&crate::env::DropReason::BadCertificate), None, "{drops:?}");
+}
+
+#[test]
+fn a_node_that_would_rather_not_becomes_no_replica_and_is_replaced_where_it_is_one() {
+    let mut net = Net::new(1, &[A, B, C], Rules::ALL);
+    let ip = net.ip(5);
+    let serve = |net: &mut Net, n: u8, hindrance| net.command(n, |_| Command::Serve { hindrance });
+    let why = |net: &mut Net, n: u8| {
+        let now = net.now(n);
+        net.live(n).summary_at(now).hindrance
+    };
+    serve(&mut net, A, Some("it runs on battery"));
+    net.run(secs(90), none);
+    assert_eq!(members(&net, 1, ip), [1, B, C]);
+    assert_eq!((why(&mut net, A), why(&mut net, B)), (Some("it runs on battery"), None));
+    // Plugs change places.
+    serve(&mut net, A, None);
+    serve(&mut net, C, Some("it runs on battery"));
+    net.run(secs(400), none);
+    assert_eq!(members(&net, 1, ip), [1, B, C], "a laptop that is carried about moves the state now and then at most");
+    net.run(secs(300), none);
+    assert_eq!(members(&net, 1, ip), [1, A, B]);
+    assert_eq!(why(&mut net, A), None);
 }
 
 #[test]
@@ -145,6 +196,28 @@ fn a_replica_that_lost_its_store_comes_back_as_another() {
     assert!(net.view(1, ip).0.iter().any(|member| member.store_id == [99; 16]), "{:?}", members(&net, 1, ip));
     net.crash(1);
     assert!(net.claim(3, ip).is_err());
+}
+
+/// Thousands of changes of views fit into no message: who was away asks again and again, and nobody keeps count.
+#[test]
+fn whoever_was_away_for_many_changes_of_views_catches_up() {
+    let mut net = Net::new(5, &[A], steady());
+    net.crash(1);
+    net.world.change_views(1000);
+    let disk = net.world.founders[0].1.clone();
+    net.nodes.get_mut(&1).unwrap().disk = disk;
+    net.start(1);
+    let heads = |net: &Net, n: u8| net.nodes[&n].live.as_ref().unwrap().membership().chain().heads();
+    assert_ne!(heads(&net, A), heads(&net, 1));
+    net.run(secs(70), none);
+    for n in [2, 3, 4, 5] {
+        assert_eq!(heads(&net, n), heads(&net, 1), "{n}");
+    }
+    // One who votes nowhere hears of it when it asks for something.
+    let ip = net.ip(5);
+    net.begin_claim(A, ip, "self", Keep::No);
+    net.settle();
+    assert_eq!(net.view(A, ip).1, net.view(1, ip).1);
 }
 
 /// Begins a change of the address's shard to these members, at one of the present ones.

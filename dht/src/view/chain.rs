@@ -11,6 +11,9 @@ use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::record::Scope;
 use crate::sign::{self, Label, NamespaceId};
 
+/// Changes of views through which a pinned list is looked for: whoever shows an invite makes this node hash that many lists.
+const MAX_LISTS: usize = 1024;
+
 /// Views 0 of all shards: the same members everywhere, so they are written once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Genesis {
@@ -176,6 +179,18 @@ impl Chain {
         self.get(shard, number).filter(|view| view.incarnation == incarnation && view.hash() == *hash)
     }
 
+    /// The view of this hash, if it is known and not before `least`: a certificate names the view whose members vouch for it, and by
+    /// its ballot the one that decided.
+    pub(crate) fn vouching(&self, shard: u16, incarnation: u32, least: u64, hash: &[u8; 32]) -> Option<&View> {
+        let views = self.shards.get(usize::from(shard))?.get(usize::try_from(least).ok()?..)?;
+        let is_named = |(place, view): &(usize, &View)| match views.get(place + 1) {
+            // Hashed once, when it was verified.
+            Some(next) if next.incarnation == view.incarnation => next.previous == *hash,
+            Some(_) | None => view.hash() == *hash,
+        };
+        views.iter().enumerate().find(is_named).map(|(_, view)| view).filter(|view| view.incarnation == incarnation)
+    }
+
     /// Whether a view follows from those that are known here: `Ok(true)` if it is new.
     pub fn judge(&self, successor: &Successor) -> Result<bool, ChainError> {
         let view = &successor.view;
@@ -220,9 +235,14 @@ impl Chain {
         self.successors.iter().rev().find(|successor| Scope::of(&successor.view) == *scope)
     }
 
+    /// The newest view of every shard that is not as it was founded.
+    pub fn heads(&self) -> Vec<Scope> {
+        self.shards.iter().filter_map(|views| views.last()).filter(|view| view.number > 0).map(Scope::of).collect()
+    }
+
     /// The list of all shards' newest views.
     pub fn newest_list(&self) -> Vec<ViewRef> {
-        self.list_after(self.successors.len())
+        self.shards.iter().filter_map(|views| views.last()).map(ViewRef::of).collect()
     }
 
     /// The one hash over the newest views of all shards that a token pins.
@@ -230,9 +250,16 @@ impl Chain {
         ViewRef::list_hash(&self.newest_list())
     }
 
-    /// The list with this hash, if it ever was the newest one here.
+    /// The list with this hash, if it ever was the newest one here, some thousand changes back at most.
     pub fn list_with_hash(&self, hash: &[u8; 32]) -> Option<Vec<ViewRef>> {
-        (0..=self.successors.len()).rev().map(|after| self.list_after(after)).find(|l| ViewRef::list_hash(l) == *hash)
+        let start = self.successors.len().saturating_sub(MAX_LISTS);
+        let mut list = self.list_after(start);
+        let mut rest = self.successors[start..].iter();
+        while ViewRef::list_hash(&list) != *hash {
+            let next = ViewRef::of(&rest.next()?.view);
+            list[usize::from(next.shard)] = next;
+        }
+        Some(list)
     }
 
     /// Whether the chain of every shard goes through the view that the list names.
@@ -244,10 +271,10 @@ impl Chain {
     }
 
     fn list_after(&self, count: usize) -> Vec<ViewRef> {
-        let mut list: Vec<ViewRef> = self.shards.iter().map(|views| ViewRef::of(&views[0])).collect();
+        let mut newest: Vec<&View> = self.shards.iter().map(|views| &views[0]).collect();
         for successor in &self.successors[..count] {
-            list[usize::from(successor.view.shard)] = ViewRef::of(&successor.view);
+            newest[usize::from(successor.view.shard)] = &successor.view;
         }
-        list
+        newest.into_iter().map(ViewRef::of).collect()
     }
 }

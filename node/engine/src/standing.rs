@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dht::clock::Now;
-use dht::{LeaseFacts, LeaseKey, Summary};
+use dht::{LeaseFacts, LeaseKey, ShardFacts, Summary};
 use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub(crate) struct Standing {
 pub struct ViewStatus {
     /// Its number.
     pub number: u64,
+    /// The shard that it decides about.
+    #[serde(default)]
+    pub shard: u16,
     /// Its replicas.
     pub members: Vec<String>,
     /// How many of them have to answer for anything to be granted or renewed.
@@ -53,36 +56,54 @@ impl Standing {
         now.mono.saturating_duration_since(self.at)
     }
 
-    /// The newest view.
+    /// The newest view of the shard of this node's own address.
     pub(crate) fn view(&self, now: Now) -> ViewStatus {
-        let Summary { view, members, .. } = &*self.summary;
-        let silent = self.summary.silent.iter().map(|(peer, silent)| SilentReplica {
+        self.view_of(&self.summary.home, now)
+    }
+
+    fn view_of(&self, facts: &ShardFacts, now: Now) -> ViewStatus {
+        let silent = facts.silent.iter().map(|(peer, silent)| SilentReplica {
             peer_id: peer.to_string(),
             silent_s: (*silent + self.age(now)).as_secs(),
         });
         ViewStatus {
-            number: *view,
-            members: members.iter().map(ToString::to_string).collect(),
-            needed: members.len() / 2 + 1,
+            number: facts.view,
+            shard: facts.shard,
+            members: facts.members.iter().map(ToString::to_string).collect(),
+            needed: quorum(facts),
             silent: silent.collect(),
         }
     }
 
-    /// Whether this node, one of the replicas, misses so many others that nothing can be granted. Who is none of these does
-    /// not watch them.
+    /// The view in which this node, one of its replicas, misses so many others that what rests on it cannot be granted or
+    /// renewed. Other shards may do as they please, and who is no replica does not watch.
+    fn minority(&self, me: &PeerId) -> Option<&ShardFacts> {
+        let lacks = |facts: &&ShardFacts| {
+            facts.members.contains(me) && facts.members.len().saturating_sub(facts.silent.len()) < quorum(facts)
+        };
+        self.summary.rests.iter().find(lacks)
+    }
+
+    /// Whether there is such a view.
     pub(crate) fn is_minority(&self, me: &PeerId) -> bool {
-        let Summary { members, silent, .. } = &*self.summary;
-        members.contains(me) && members.len() - silent.len().min(members.len()) < members.len() / 2 + 1
+        self.minority(me).is_some()
     }
 
     /// Since when the first of those was missed without whom nothing is granted.
-    pub(crate) fn missed_since(&self) -> Option<Instant> {
-        let Summary { members, silent, .. } = &*self.summary;
-        let mut times: Vec<Duration> = silent.iter().map(|(_, time)| *time).collect();
+    pub(crate) fn missed_since(&self, me: &PeerId) -> Option<Instant> {
+        let facts = self.minority(me)?;
+        let mut times: Vec<Duration> = facts.silent.iter().map(|(_, time)| *time).collect();
         times.sort_unstable_by(|a, b| b.cmp(a));
         // The longest silences leave a quorum; the one after them does not.
-        let spare = members.len() - (members.len() / 2 + 1).min(members.len());
+        let spare = facts.members.len().saturating_sub(quorum(facts));
         times.get(spare).and_then(|time| self.at.checked_sub(*time))
+    }
+
+    /// Who does not answer, of those that matter first.
+    pub(crate) fn silence(&self, me: &PeerId, now: Now) -> Option<String> {
+        let rests = self.summary.rests.iter();
+        let mut views = self.minority(me).into_iter().chain([&self.summary.home]).chain(rests);
+        views.find_map(|facts| self.view_of(facts, now).silence())
     }
 
     pub(crate) fn basis(&self, key: &LeaseKey, now: Now) -> Option<Basis> {
@@ -106,6 +127,10 @@ impl Standing {
             ((mine, all), _) => format!("replica of {mine} of {all} shards"),
         }
     }
+}
+
+fn quorum(facts: &ShardFacts) -> usize {
+    facts.members.len() / 2 + 1
 }
 
 impl ViewStatus {

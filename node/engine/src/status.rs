@@ -307,10 +307,10 @@ impl Engine {
     }
 
     fn silence(&self, now: Now) -> String {
-        let known = self.standing.as_ref().and_then(|standing| standing.view(now).silence());
+        let known = self.standing.as_ref().and_then(|standing| standing.silence(&self.me, now));
         let since = match (self.quorum.since.filter(|_| !self.quorum.reachable), &self.standing) {
             (Some(since), _) => Some(since),
-            (None, Some(standing)) => standing.missed_since(),
+            (None, Some(standing)) => standing.missed_since(&self.me),
             (None, None) => None,
         };
         let since = since.map_or(0, |since| now.mono.saturating_duration_since(since).as_secs());

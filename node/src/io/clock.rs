@@ -1,6 +1,7 @@
 //! The only place that reads a clock.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use dht::clock::{BootId, JumpWatch, LeaseClocks, Now, Reading};
@@ -13,6 +14,8 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 pub(crate) struct SystemClock {
     boot: BootId,
     leases: Mutex<(LeaseClocks, JumpWatch)>,
+    /// How often the machine was restored without its clocks showing it.
+    restored: AtomicU32,
 }
 
 impl SystemClock {
@@ -20,7 +23,13 @@ impl SystemClock {
     /// until renewed, which is the safe side.
     pub(crate) fn start() -> Self {
         let (reading, wall_clock) = at_one_moment();
-        Self { boot: boot_id(), leases: Mutex::new((LeaseClocks::new(reading), JumpWatch::new(reading, wall_clock))) }
+        let leases = Mutex::new((LeaseClocks::new(reading), JumpWatch::new(reading, wall_clock)));
+        Self { boot: boot_id(), leases, restored: AtomicU32::new(0) }
+    }
+
+    /// The machine goes on from an earlier state: as if its clocks had jumped.
+    pub(crate) fn note_restored(&self) {
+        self.restored.fetch_add(1, Ordering::Relaxed);
     }
 
     /// All clocks at this moment.
@@ -29,7 +38,7 @@ impl SystemClock {
         let (clocks, watch) = &mut *leases;
         let (reading, wall_clock) = at_one_moment();
         let (owner, replica) = clocks.advance(reading);
-        let jumps = watch.look(reading, wall_clock);
+        let jumps = watch.look(reading, wall_clock).wrapping_add(self.restored.load(Ordering::Relaxed));
         Now { mono: monotonic(), owner, replica, boot: self.boot, unix_s: wall_clock.as_secs(), jumps }
     }
 }

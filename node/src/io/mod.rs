@@ -2,5 +2,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod link;
+pub(crate) mod power;
 pub(crate) mod tap;
 pub(crate) mod udp;
+pub(crate) mod vmgenid;

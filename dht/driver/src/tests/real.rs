@@ -129,6 +129,42 @@ fn ip_of(lease: &Lease) -> std::net::Ipv4Addr {
     ip
 }
 
+/// So many changes of the founder's view, to itself, in its store.
+fn change_views(founder: &Founder, count: usize) {
+    let now = RealClock::new().now();
+    let (store, image) = Store::open(&founder.path).unwrap();
+    let keys = Keys { identity: identity(founder.n), data: founder.data.clone(), authority: None };
+    let mut namespace = Namespace::load(keys, &image, [8; 32], now).unwrap();
+    let membership = namespace.membership();
+    let (store_id, serial) = (membership.store_id(), membership.credential().serial(&founder.ns));
+    let me = dht::view::Member { identity: identity(founder.n).public(), store_id, serial };
+    let mut writes = Vec::new();
+    for _ in 0..count {
+        namespace.force_view(&LeaseKey::Address([10, 99, 0, 9].into()), vec![me], now);
+        while let Some(output) = namespace.poll_output() {
+            if let dht::Output::Persist(more) = output {
+                writes.extend(more);
+            }
+        }
+    }
+    assert_eq!(namespace.membership().chain().successors().len(), count);
+    store.commit(&writes).unwrap();
+}
+
+#[tokio::test]
+async fn a_joiner_comes_back_for_the_views_that_did_not_fit_into_one_answer() {
+    let founder = Founder::new(1, "real-pages-a");
+    change_views(&founder, 300);
+    let mut a = founder.start().await;
+    let token = invite(&mut a, 1).await;
+    let (mut b, path) = join(2, token, "real-pages-b");
+    joined(&mut b).await;
+    claim(&mut b, b"b").await.unwrap();
+    b.stop().await;
+    let views = Store::open(&path).unwrap().1.keys().filter(|key| key.starts_with(b"m/view/")).count();
+    assert_eq!(views, 300);
+}
+
 #[tokio::test]
 async fn a_joiner_redeems_its_invite_and_leases_an_address_that_the_founder_can_resolve() {
     let founder = Founder::new(1, "real-a");

@@ -1,6 +1,6 @@
 //! What status says of the replicas and of what each lease rests on.
 
-use dht::{LeaseFacts, Summary};
+use dht::{LeaseFacts, ShardFacts, Summary};
 
 use super::*;
 
@@ -8,10 +8,19 @@ fn replica(n: u8) -> PeerId {
     key(n).peer_id()
 }
 
+fn shard(shard: u16, members: &[u8], silent: &[(u8, u64)]) -> ShardFacts {
+    ShardFacts {
+        shard,
+        view: 4,
+        members: members.iter().map(|n| replica(*n)).collect(),
+        silent: silent.iter().map(|(n, time)| (replica(*n), secs(*time))).collect(),
+    }
+}
+
 /// A view of these members, of whom some are silent; this node votes in it if it is one of them.
 fn summary(members: &[u8], silent: &[(u8, u64)]) -> Summary {
-    let members: Vec<PeerId> = members.iter().map(|n| replica(*n)).collect();
-    let mine = usize::from(members.contains(&replica(1)));
+    let home = shard(0, members, silent);
+    let mine = usize::from(home.members.contains(&replica(1)));
     Summary {
         id: NamespaceId(NAMESPACE),
         name: "lab".into(),
@@ -20,10 +29,10 @@ fn summary(members: &[u8], silent: &[(u8, u64)]) -> Summary {
         service: [10, 70, 0, 1].into(),
         mtu: 1400,
         lease: LEASE,
-        view: 4,
-        replicas: members.clone(),
-        members,
-        silent: silent.iter().map(|(n, time)| (replica(*n), secs(*time))).collect(),
+        replicas: home.members.clone(),
+        alone: home.members == [replica(1)],
+        rests: vec![home.clone()],
+        home,
         votes_in: (mine, 1),
         hindrance: None,
         leases: Vec::new(),
@@ -89,6 +98,29 @@ fn a_replica_in_a_minority_says_so_though_nobody_asks_it_for_anything() {
     // Who is none of these, though it may be one of other shards, does not watch them.
     let of_others = Summary { votes_in: (1, 16), ..summary(&[2, 3, 4], &[(2, 200), (3, 160)]) };
     assert_eq!(lab.told(of_others).state, State::Bound);
+}
+
+#[test]
+fn only_shards_that_something_here_rests_on_make_a_minority() {
+    let mut lab = Lab::connected();
+    let lame = shard(7, &[1, 2, 3], &[(2, 200), (3, 160)]);
+    let well = summary(&[1, 2, 3], &[]);
+    // A shard of others is as it may: nothing of this node's rests on it.
+    assert_eq!(lab.told(well.clone()).state, State::Bound);
+    // The name rests on another shard than the address.
+    let named = Summary { rests: vec![well.home.clone(), lame.clone()], ..well.clone() };
+    let status = lab.told(named);
+    assert_eq!(status.state, State::Renewing);
+    assert!(status.cause.unwrap().contains("2 of 3 replicas of view 4 do not answer"));
+    assert_eq!(
+        status.view.map(|view| (view.shard, view.silent.len())),
+        Some((0, 0)),
+        "the view is that of the address"
+    );
+    // And the address on this one.
+    let status = lab.told(Summary { home: lame.clone(), rests: vec![lame], ..well });
+    assert_eq!(status.view.map(|view| (view.shard, view.silent.len())), Some((7, 2)));
+    assert_eq!(status.state, State::Renewing);
 }
 
 #[test]

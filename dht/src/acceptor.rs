@@ -4,6 +4,7 @@
 //! held is counted on the replica's clock and saved every minute, so that a replica that reboots often still frees
 //! addresses; after a reboot only what was saved counts, which errs to the safe side.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -406,6 +407,12 @@ impl Acceptor {
         Some(cells.map(|(_, cell)| cell.at(&env.now)).collect())
     }
 
+    /// The leases that this replica itself held in a view, without a quorum's word for it.
+    pub(crate) fn leases_of(&self, env: &Env<'_>, scope: Scope) -> Vec<Held> {
+        let held = |cell: &&Cell| matches!(&cell.held.value, Some(Value::Lease(record)) if record.held());
+        self.of_scope(scope).map(|(_, cell)| cell).filter(held).map(|cell| cell.at(&env.now)).collect()
+    }
+
     /// Begins to serve a view with what a quorum of the one before held.
     pub(crate) fn install(&mut self, env: &Env<'_>, out: &mut Outbox, view: &View, state: Vec<Held>) {
         let scope = Scope::of(view);
@@ -514,7 +521,16 @@ pub(crate) fn is_dead(env: &Env<'_>, cell: &Cell) -> bool {
 /// Answers a message about a view that is over with the views that followed; about one to come, with nothing.
 pub(crate) fn moved(env: &Env<'_>, out: &mut Outbox, to: &PublicKey, scope: &Scope) {
     out.drop(DropReason::OldView);
-    let newer = |view: &View| view.shard == scope.shard && page::is_news(&[*scope], view);
+    let recovered = env.chain.newest(scope.shard).is_some_and(|newest| newest.incarnation > scope.incarnation);
+    let newer = |view: &View| {
+        view.shard == scope.shard
+            && match view.incarnation.cmp(&scope.incarnation) {
+                Ordering::Greater => true,
+                Ordering::Equal => view.number > scope.view,
+                // What was recovered may go on from a view beside those that the other knows.
+                Ordering::Less => recovered,
+            }
+    };
     let views = page::first(env.chain.successors().iter().filter(|next| newer(&next.view)));
     if !views.is_empty() {
         out.send(env, to, Message::Moved { views });

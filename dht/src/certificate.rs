@@ -40,7 +40,7 @@ pub enum CertError {
     /// A newer lease of that address is known.
     #[error("superseded")]
     Superseded,
-    /// It has been known for longer than it can last.
+    /// It has been known for longer than it can last, or its view has been over for so long.
     #[error("lapsed")]
     Lapsed,
 }

@@ -186,6 +186,16 @@ pub enum Command {
         /// Whom a joiner asks first.
         contacts: Vec<Contact>,
     },
+    /// Put this machine in the place of replicas that are lost for good: in shards where no quorum of them answers, or in all.
+    /// Answered with an error where the authority key is not.
+    Recover {
+        /// Comes back in [`Event::Recovered`](crate::Event::Recovered).
+        id: CommandId,
+        /// Also shards whose replicas answer.
+        all: bool,
+        /// Whether to do it. Otherwise only what would be done is told.
+        confirmed: bool,
+    },
     /// Release everything, and give one's places in views to others.
     Leave {
         /// Comes back in [`Event::Left`](crate::Event::Left).

@@ -12,6 +12,7 @@ use crate::identity::{PublicKey, SecretKey};
 use crate::sign::{self, BadSignature, Label, NamespaceId, Signature};
 use crate::view::{Genesis, Vote, decode_votes, encode_votes};
 
+pub(crate) use body::MAX_CHECKPOINTS;
 pub use body::{Checkpoint, Config, Mode, Pin, PinKey, Quotas, Renewer, valid_label, valid_name};
 
 /// Most bytes of a configuration.
@@ -50,6 +51,9 @@ pub enum ConfigError {
     /// The authority changed, and the configurations in between, or the old authority's signatures, are missing.
     #[error("configuration changes the authority without the old authority's signatures")]
     AuthorityChain,
+    /// It lacks a checkpoint, and with it the proof of views that everybody goes by.
+    #[error("configuration takes a checkpoint back")]
+    Checkpoint,
     /// Another configuration of the same version is signed too.
     #[error("two signed configurations of one version: the authority contradicted itself")]
     Fork,
@@ -122,6 +126,9 @@ impl SignedConfig {
         }
         if new.version - stored.version > MAX_SKIP {
             return Err(ConfigError::TooFarAhead);
+        }
+        if !stored.checkpoints.iter().all(|checkpoint| new.checkpoints.contains(checkpoint)) {
+            return Err(ConfigError::Checkpoint);
         }
         if (&new.authority, new.threshold) != (&stored.authority, stored.threshold) {
             if new.version != stored.version + 1 || new.previous != self.hash() {

@@ -98,6 +98,12 @@ pub struct Rules {
     pub fresh_store_asks: bool,
     /// Those whom a coordinator asks for votes are told of its own.
     pub own_votes_told: bool,
+    /// What the authority recovered is served only when every lease of the lost replicas has run out.
+    pub recovery_waits: bool,
+    /// A recovery voids the invites that are open, as their registers may be lost.
+    pub recovery_voids_invites: bool,
+    /// A certificate of a view that has long been over is no news.
+    pub old_views_are_no_news: bool,
 }
 
 impl Rules {
@@ -142,6 +148,9 @@ impl Rules {
         restored_asks_first: true,
         fresh_store_asks: true,
         own_votes_told: true,
+        recovery_waits: true,
+        recovery_voids_invites: true,
+        old_views_are_no_news: true,
     };
 
     /// Whether an acceptor takes slots whatever the date is: it may be obliged to carry an old append on.
@@ -182,7 +191,7 @@ impl<'a> Env<'a> {
 
     /// The view of this scope, if it is known.
     pub(crate) fn known(&self, scope: &Scope) -> Option<&'a View> {
-        self.chain.get(scope.shard, scope.view).filter(|view| Scope::of(view) == *scope)
+        self.chain.get(scope.shard, scope.incarnation, scope.view)
     }
 
     /// The newest views of all shards.
@@ -325,6 +334,11 @@ impl Outbox {
 
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.output.pop_front()
+    }
+
+    /// Whether this node has something to tell itself.
+    pub(crate) fn has_local(&self) -> bool {
+        !self.local.is_empty()
     }
 
     pub(crate) fn poll_local(&mut self) -> Option<Message> {

@@ -12,6 +12,7 @@ use crate::clock::OwnerTime;
 use crate::command::{ClientId, CommandId, LeaseKey};
 pub use crate::invite::InviteError;
 use crate::namespace::Summary;
+use crate::recovery::{RecoverError, RecoveryPlan};
 
 /// One change of the store: a key, and its value or its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -275,6 +276,13 @@ pub enum Event {
         id: CommandId,
         /// The token's text, a secret.
         outcome: Result<String, InviteError>,
+    },
+    /// Answers [`Command::Recover`](crate::Command::Recover).
+    Recovered {
+        /// Of the command.
+        id: CommandId,
+        /// What was done, or would be, or why nothing was.
+        outcome: Result<RecoveryPlan, RecoverError>,
     },
     /// Handshake numbers up to this one are reserved on disk.
     HandshakesReserved {

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Now;
 use crate::codec::Wire;
-use crate::config::{SignedConfig, SignedGenesis, Verdict};
+use crate::config::{Config, SignedConfig, SignedGenesis, Verdict};
 use crate::credential::{AdmissionProof, Credential, DataKey, data_public};
 use crate::event::{Level, Output, Refusal, Write};
 use crate::hello::{self, Claim, Heads, MAX_HELLO, Request, Response};
@@ -403,7 +403,8 @@ impl Joiner {
             return Err(JoinError::Stale);
         }
         self.request.verify(&self.ns, config.config()).map_err(|_| JoinError::Forged)?;
-        let Some(chain) = self.learn(&start.genesis, &response.views)? else { return Ok(Checked::More) };
+        let founded = (&start.genesis, config.config());
+        let Some(chain) = self.learn(founded, &response.views)? else { return Ok(Checked::More) };
         if ViewRef::list_hash(&start.pinned) != self.pinned_views || !chain.passes(&start.pinned) {
             return Err(JoinError::Stale);
         }
@@ -418,9 +419,14 @@ impl Joiner {
     }
 
     /// Takes a page of views over. `None` if there are more: then this one is kept, and whoever is asked next goes on from it.
-    fn learn(&mut self, genesis: &SignedGenesis, views: &[Successor]) -> Result<Option<Chain>, JoinError> {
+    fn learn(
+        &mut self,
+        (genesis, config): (&SignedGenesis, &Config),
+        views: &[Successor],
+    ) -> Result<Option<Chain>, JoinError> {
         let learnt = self.learnt.take().filter(|(of, _)| of == genesis);
         let mut chain = learnt.map_or_else(|| Chain::new(self.ns, &genesis.genesis), |(_, chain)| chain);
+        chain.vouch(config);
         let known = chain.successors().len();
         let taken = views.iter().try_for_each(|successor| chain.extend(successor).map(drop));
         let more = taken.is_ok() && page::is_full(views) && chain.successors().len() > known;

@@ -36,6 +36,7 @@ mod policy;
 mod presence;
 mod proposer;
 pub mod record;
+pub mod recovery;
 pub mod redeem;
 mod resolver;
 mod rounds;
@@ -58,6 +59,7 @@ pub use env::DropReason;
 pub use env::Rules;
 pub use event::{ClaimError, Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
 pub use namespace::{Image, Keys, LeaseFacts, LoadError, Namespace, ShardFacts, Summary};
+pub use recovery::{RecoverError, RecoveryPlan, ShardPlan};
 pub use sign::NamespaceId;
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::event::{Event, Level, Output, Refusal};
 use crate::hello::{self, Claim, Heads, MAX_HELLO, Request, Response, Start};
 use crate::identity::{PublicKey, SecretKey};
 use crate::invite::Roles;
+use crate::message::Message;
 use crate::namespace::{Image, LoadError};
 use crate::record::Scope;
 use crate::redeem::{RedeemError, RedeemRequest};
@@ -280,6 +281,7 @@ impl Membership {
         if verdict == Verdict::Newer {
             self.output.push_back(Output::Persist(vec![store::write_config(&offered)]));
             self.dates.raise_floor(offered.config().issued_at);
+            self.stored.chain.vouch(offered.config());
             self.stored.config = offered;
         }
         Ok(verdict)
@@ -331,6 +333,7 @@ impl Membership {
             Claim::Member(credential) => {
                 self.take_views(&request.views);
                 self.admit_member(from, *credential, now)?;
+                self.tell_news(from, request.heads);
                 None
             }
             Claim::Joiner(redeem, pin) => {
@@ -361,11 +364,33 @@ impl Membership {
         if !hello::same_tag(&tag, &response.tag) {
             return Err(Refusal::OtherNamespace);
         }
+        let mut verdict = Verdict::Same;
         if let Some(config) = response.config {
-            self.observe_config(config).map_err(|_| Refusal::Forged)?;
+            verdict = self.observe_config(config).map_err(|_| Refusal::Forged)?;
         }
         self.take_views(&response.views);
-        self.admit_member(from, response.credential, now)
+        self.admit_member(from, response.credential, now)?;
+        self.tell_news(from, response.heads);
+        if verdict == Verdict::Newer {
+            // What the listener said besides may have come before this node let it in.
+            self.output.push_back(Output::Send { to: from, message: Message::Fetch.to_bytes() });
+        }
+        Ok(())
+    }
+
+    /// What the authority decided last goes to a member that has not heard of it.
+    fn tell_news(&mut self, to: PeerId, heads: Heads) {
+        if heads < self.heads() {
+            self.output.push_back(Output::Send { to, message: self.news().to_bytes() });
+        }
+    }
+
+    /// The newest configuration, with the views that nothing but it proves.
+    pub(crate) fn news(&self) -> Message {
+        let mut bytes = self.stored.config.to_bytes();
+        let recovered = self.stored.chain.successors().iter().filter(|successor| successor.votes.is_empty());
+        bytes.extend(recovered.flat_map(Wire::to_bytes));
+        Message::Fetched { bytes }
     }
 
     /// Takes what verifies; a view that does not is no reason to turn its sender away, only of no use to it.
@@ -465,7 +490,10 @@ impl Membership {
     /// The views of the shard that admitted this node, up to the one that did.
     fn views_to_check_us(&self) -> impl DoubleEndedIterator<Item = &Successor> {
         let proof = &self.stored.credential.proof;
-        let rests_on = |next: &&Successor| next.view.shard == proof.shard && next.view.number <= proof.view;
+        let rests_on = |next: &&Successor| {
+            let Successor { view, .. } = next;
+            view.shard == proof.shard && view.number <= proof.view && view.incarnation <= proof.incarnation
+        };
         self.stored.chain.successors().iter().filter(rests_on)
     }
 

@@ -16,6 +16,7 @@ macro_rules! env {
 }
 
 mod question;
+mod recover;
 mod summary;
 mod views;
 
@@ -48,12 +49,14 @@ use crate::message::{MAX_MESSAGE, MAX_SIGNAL, Message};
 use crate::owner::{AddressClaim, Leases};
 use crate::presence::Presences;
 use crate::proposer::Proposer;
+use crate::recovery::Waits;
 use crate::resolver::Resolver;
 use crate::rounds::Rounds;
 use crate::sign::NamespaceId;
 use crate::token::Contact;
 use crate::transfer::Transfers;
 use crate::view::Member;
+use recover::Recovering;
 use views::{Chores, Departure, Leaving};
 
 pub use summary::{LeaseFacts, ShardFacts, Summary};
@@ -107,6 +110,8 @@ pub struct Namespace {
     leases: Leases,
     resolver: Resolver,
     transfers: Transfers,
+    waits: Waits,
+    recovering: Option<Recovering>,
     proposer: Proposer,
     presences: Presences,
     entropy: Entropy,
@@ -152,7 +157,8 @@ impl Namespace {
         let counter = Rounds::load(image, acceptor.highest_round(), rules.rounds_on_disk)?;
         let coordinator = Coordinator::new(counter, part());
         let leases = Leases::load(&env, &mut out, image, part())?;
-        let resolver = Resolver::new(part());
+        let resolver = Resolver::new(&env, part());
+        let waits = Waits::load(&mut out, image, &now)?;
         let proposer = Proposer::new(part(), now.mono);
         let me =
             Member { identity: env.me, store_id: membership.store_id(), serial: membership.credential().serial(&ns) };
@@ -166,6 +172,8 @@ impl Namespace {
             leases,
             resolver,
             transfers: Transfers::default(),
+            waits,
+            recovering: None,
             proposer,
             presences: Presences::new(me, may_be_replica, now.mono),
             entropy: Entropy::new(now.mono),
@@ -180,6 +188,7 @@ impl Namespace {
         let env = env!(namespace, now);
         namespace.acceptor.ask_others(&env, &mut namespace.out);
         namespace.transfers.step(&env, &mut namespace.out, &mut namespace.acceptor);
+        namespace.waits.step(&env, &mut namespace.out, &mut namespace.acceptor);
         namespace.proposer.step(&env, &mut namespace.out, &namespace.acceptor);
         namespace.settle(now);
         Ok(namespace)
@@ -225,6 +234,7 @@ impl Namespace {
                 let outcome = self.invite(request, now);
                 self.out.event(Event::Invited { id, outcome });
             }
+            Command::Recover { id, all, confirmed } => self.recover((id, all, confirmed), now),
             Command::Leave { id } => self.leases.leave(&env!(self, now), &mut self.out, id),
             Command::HandOver { id } => self.depart(Leaving::Stopping, Event::HandedOver { id }, now),
             Command::Serve { hindrance } => {
@@ -378,7 +388,7 @@ impl Namespace {
             }
             Message::Redeem(request) => self.coordinator.handle_redeem(&env, out, &self.acceptor, &from, request),
             Message::Supersede { certificate } => self.handle_supersede(&certificate, now),
-            Message::Moved { views } => self.handle_views(Some(&from), &views, now),
+            Message::Moved { views } => self.handle_moved(&from, &views, now),
             Message::View(message) => self.dispatch_view(from, message, now),
             Message::Fetch => self.handle_fetch(&from),
             Message::Fetched { bytes } => self.handle_fetched(&from, &bytes, now),
@@ -444,6 +454,10 @@ impl Namespace {
                 continue;
             }
             self.check_departure(now);
+            self.check_recovery(now);
+            if self.out.has_local() {
+                continue;
+            }
             return self.tell_status(now);
         }
     }

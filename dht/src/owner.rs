@@ -421,7 +421,8 @@ impl Leases {
 
 /// Names the replicas that are asked about a key.
 fn silence(env: &Env<'_>, key: &LeaseKey) -> String {
-    let members = env.view_of(&RegisterKey::Lease(key.clone())).map(|view| view.members.as_slice()).unwrap_or_default();
+    let view = env.view_of(&RegisterKey::Lease(key.clone()));
+    let members = view.map(|view| view.members.as_slice()).unwrap_or_default();
     let names: Vec<String> = members
         .iter()
         .filter(|member| member.identity != env.me)
@@ -430,6 +431,11 @@ fn silence(env: &Env<'_>, key: &LeaseKey) -> String {
         .collect();
     match names.as_slice() {
         [] => "this node's own replica does not answer".to_owned(),
+        [one] if view.is_some_and(|view| env.chain.is_recovered(view)) => {
+            format!(
+                "replica {one}, which the authority put in the place of lost ones, waits until old leases have run out"
+            )
+        }
         [one] => format!("replica {one} does not answer"),
         several => format!("too few of the replicas {} answer", several.join(", ")),
     }

@@ -3,6 +3,8 @@
 //! A certificate has no date: it counts for as long as a live peer says, never for longer than it can last after this
 //! node first saw its token, and never against a higher token. *Absent* is only what a quorum says; silence is *unknown*.
 
+mod eras;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ use crate::message::{Message, ReadHeld};
 use crate::record::{Hint, RegisterKey, Scope, Value, normal_name};
 use crate::sign::{Label, verify};
 use crate::view::{View, Vote};
+use eras::Eras;
 
 /// Longest use of an answer; refreshed at half.
 const POSITIVE: Duration = Duration::from_secs(600);
@@ -119,12 +122,16 @@ pub(crate) struct Resolver {
     cache: Bounded<Cached>,
     seen: Bounded<Seen>,
     reads: BTreeMap<LeaseKey, Read>,
+    eras: Eras,
     rng: ChaCha20Rng,
 }
 
 impl Resolver {
-    pub(crate) fn new(seed: [u8; 32]) -> Self {
-        Self { cache: Bounded::new(), seen: Bounded::new(), reads: BTreeMap::new(), rng: ChaCha20Rng::from_seed(seed) }
+    pub(crate) fn new(env: &Env<'_>, seed: [u8; 32]) -> Self {
+        let rng = ChaCha20Rng::from_seed(seed);
+        let mut eras = Eras::default();
+        eras.note(env);
+        Self { cache: Bounded::new(), seen: Bounded::new(), reads: BTreeMap::new(), eras, rng }
     }
 
     /// Who owns an address?
@@ -374,6 +381,9 @@ impl Resolver {
         let cached = self.cache.map.get(&LeaseKey::Address(ip)).and_then(|cached| cached.found.as_ref());
         if cached.is_none_or(|found| found.certificate != certificate) {
             cert.verify(env.ns, env.config, env.chain)?;
+            if seen.is_none_or(|seen| seen.token != token) && self.eras.is_over(env, &cert) {
+                return Err(CertError::Lapsed);
+            }
         }
         // Whatever the peer says of its remaining time, it ends with what this token can last here.
         let first = seen.filter(|seen| seen.token == token).map_or(env.now.owner, |seen| seen.first);
@@ -399,6 +409,11 @@ impl Resolver {
         self.resolve_address(env, out, id, ip);
     }
 
+    /// Whether nothing that this certificate proves can still be in use, as its view has long been over.
+    pub(crate) fn is_over(&self, env: &Env<'_>, cert: &LeaseCert) -> bool {
+        self.eras.is_over(env, cert)
+    }
+
     /// A verified certificate from somewhere: no date, so nothing is answered from it, but older ones count no more.
     pub(crate) fn note(&mut self, env: &Env<'_>, out: &mut Outbox, cert: &LeaseCert) {
         let key = &cert.record.request.op.key;
@@ -409,6 +424,7 @@ impl Resolver {
 
     /// The views have changed: what is under way is asked again.
     pub(crate) fn handle_moved(&mut self, env: &Env<'_>) {
+        self.eras.note(env);
         for read in self.reads.values_mut() {
             read.replies.clear();
             read.again = env.now.mono;

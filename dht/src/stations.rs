@@ -111,7 +111,7 @@ impl Stations {
     pub(crate) fn kept(&self, env: &Env<'_>) -> Vec<Scope> {
         let old = |scope: &Scope| env.chain.newest(scope.shard).is_some_and(|newest| Scope::of(newest) > *scope);
         let founded = env.newest().filter(|view| view.number > 0);
-        let founded = founded.filter_map(|view| env.chain.get(view.shard, 0)).map(Scope::of);
+        let founded = founded.filter_map(|view| env.chain.get(view.shard, 0, 0)).map(Scope::of);
         let all: BTreeSet<Scope> = self.stations.keys().copied().chain(founded).filter(old).collect();
         let keeps = |scope: &Scope| {
             let view = env.known(scope);

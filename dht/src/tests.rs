@@ -5,6 +5,7 @@ mod invite;
 mod lease;
 mod net;
 mod quorum;
+mod recover;
 mod resolve;
 mod thread;
 mod views;

@@ -72,7 +72,9 @@ impl Transfers {
     /// Begins what is to be begun, and asks again what did not answer.
     pub(crate) fn step(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &mut Acceptor) {
         for view in env.newest() {
-            let transferring = acceptor.stations.standing(env, view) == Some(Standing::Transferring);
+            // What a recovery left behind is no quorum of anything: see `recovery.rs`.
+            let transferring =
+                acceptor.stations.standing(env, view) == Some(Standing::Transferring) && !env.chain.is_recovered(view);
             let scope = Scope::of(view);
             if !transferring || self.jobs.get(&scope.shard).is_some_and(|job| job.view != scope) {
                 self.jobs.remove(&scope.shard);
@@ -145,7 +147,7 @@ impl Transfers {
     /// Begins to serve the view as soon as enough is here.
     fn conclude(&mut self, env: &Env<'_>, out: &mut Outbox, acceptor: &mut Acceptor, view: &View) {
         let Some(job) = self.jobs.get(&view.shard) else { return };
-        let Some(old) = view.number.checked_sub(1).and_then(|number| env.chain.get(view.shard, number)) else { return };
+        let Some(old) = env.chain.before(view) else { return };
         let complete = |sources: &BTreeMap<PublicKey, Source>| -> Vec<BTreeMap<RegisterKey, (Held, ReplicaTime)>> {
             sources.values().filter(|source| source.complete).map(|source| source.items.clone()).collect()
         };
@@ -184,7 +186,7 @@ impl Job {
     fn ask(&mut self, env: &Env<'_>, out: &mut Outbox, view: &View) {
         self.again = env.now.mono + ASK_AGAIN.saturating_mul(1 << self.attempt.min(5));
         self.attempt = self.attempt.saturating_add(1);
-        let Some(old) = view.number.checked_sub(1).and_then(|number| env.chain.get(view.shard, number)) else { return };
+        let Some(old) = env.chain.before(view) else { return };
         let successor = env.chain.successor(&Scope::of(view)).cloned();
         for member in &old.members {
             if member.identity == env.me {

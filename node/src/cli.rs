@@ -45,6 +45,22 @@ pub(crate) enum Command {
         /// A P2P id, an address or a name.
         member: String,
     },
+    /// Put this machine in the place of replicas that are lost for good, where the namespace was created.
+    ///
+    /// Where most of the replicas are gone, no address can be granted or renewed. This ends it: shards without a quorum that
+    /// answers are given to this machine alone, and grow again from here. They grant nothing until every lease that the
+    /// lost replicas may have given has run out, for little longer than a lease lasts. Do it only if they cannot come back:
+    /// while they still run elsewhere, both sides give the same addresses away. Open invites become void.
+    Recover {
+        /// The namespace.
+        namespace: String,
+        /// Do it; without this it is only told, and a person at a terminal is asked.
+        #[arg(long)]
+        yes: bool,
+        /// Also shards whose replicas answer.
+        #[arg(long)]
+        all: bool,
+    },
     /// Who is here, over which path, and what is wrong.
     Status {
         /// One namespace; all if left out.

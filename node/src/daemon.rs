@@ -250,6 +250,10 @@ impl Daemon {
                 let request = running.invite_request(self, uses, Duration::from_secs(ttl_s), role, hosts).await?;
                 reply_value(self.ask(&running, request).await?)
             }
+            Call::Recover { namespace, all, confirmed } => {
+                let running = self.one(Some(namespace)).await?;
+                reply_value(self.ask(&running, Request::Recover { all, confirmed }).await?)
+            }
             Call::Leave { namespace, forget, destroy } => self.leave(&namespace, forget, destroy).await,
             Call::Start(start) => {
                 let (running, notes) = self.run(start).await?;
@@ -277,9 +281,12 @@ impl Daemon {
         match self.ask(running, request).await? {
             Reply::Token(token) => Ok(token),
             Reply::Failed(why) => bail!(why),
-            Reply::Owner { .. } | Reply::Pong { .. } | Reply::NoPong { .. } | Reply::Left | Reply::HandedOver => {
-                bail!("no token came back")
-            }
+            Reply::Owner { .. }
+            | Reply::Pong { .. }
+            | Reply::NoPong { .. }
+            | Reply::Recovery(_)
+            | Reply::Left
+            | Reply::HandedOver => bail!("no token came back"),
         }
     }
 
@@ -379,6 +386,7 @@ fn reply_value(reply: Reply) -> anyhow::Result<Value> {
         | Reply::Pong { .. }
         | Reply::NoPong { .. }
         | Reply::Token(_)
+        | Reply::Recovery(_)
         | Reply::Left
         | Reply::HandedOver => {
             let value = serde_json::to_value(reply)?;

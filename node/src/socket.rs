@@ -31,6 +31,7 @@ pub(crate) enum Call {
     Lookup { namespace: Option<String>, what: String },
     Ping { namespace: Option<String>, what: String },
     Invite { namespace: String, uses: u16, ttl_s: u64, role: Role, hosts: u16 },
+    Recover { namespace: String, all: bool, confirmed: bool },
     Leave { namespace: String, forget: bool, destroy: bool },
     Start(Start),
     Doctor,
@@ -119,7 +120,7 @@ impl Call {
     fn is_read_only(&self) -> bool {
         match self {
             Self::Status { .. } | Self::Lookup { .. } | Self::Ping { .. } | Self::Doctor => true,
-            Self::Invite { .. } | Self::Leave { .. } | Self::Start(_) => false,
+            Self::Invite { .. } | Self::Recover { .. } | Self::Leave { .. } | Self::Start(_) => false,
         }
     }
 }

@@ -61,7 +61,8 @@ pub struct Config {
     pub quotas: Quotas,
     /// Days that a new membership lasts; 0 for no end.
     pub member_days: u16,
-    /// Views that the authority vouches for, strictly sorted by shard.
+    /// Views that the authority vouches for, strictly sorted by shard and incarnation. They prove views that nobody else
+    /// can, so none is ever taken away.
     pub checkpoints: Vec<Checkpoint>,
     /// Invites of an older epoch are void.
     pub invite_epoch: u32,
@@ -116,18 +117,18 @@ pub struct Quotas {
     pub names: u16,
 }
 
-/// A view that the authority vouches for.
+/// A view that the authority put in the place of one whose members are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Checkpoint {
     /// The shard.
     pub shard: u16,
-    /// The incarnation.
+    /// The incarnation, from 1.
     pub incarnation: u32,
     /// The view's number.
     pub view: u64,
     /// The view's hash.
     pub hash: [u8; 32],
-    /// Certificates of earlier views are void.
+    /// Certificates of views below this number, of earlier incarnations, are void.
     pub floor: u64,
 }
 
@@ -137,6 +138,9 @@ const RESERVED_NAMES: [&str; 8] =
     ["autoconfig", "autodiscover", "broadcasthost", "gateway", "isatap", "localdomain", "localhost", "wpad"];
 
 const MAX_LIST: usize = 64;
+
+/// Most views that the authority ever vouches for: every shard of the largest namespace once.
+pub(crate) const MAX_CHECKPOINTS: usize = crate::view::MAX_SHARDS as usize;
 
 impl Config {
     /// The first configuration of a namespace, with every default.
@@ -250,7 +254,8 @@ impl Config {
             ("shards", self.shards.is_power_of_two() && self.shards <= crate::view::MAX_SHARDS),
             ("block size", self.block.is_power_of_two()),
             ("replicas", matches!(self.replicas, 1 | 3 | 5)),
-            ("checkpoints", self.checkpoints.is_sorted_by(|a, b| a.shard < b.shard)),
+            ("checkpoints", self.checkpoints.is_sorted_by(|a, b| (a.shard, a.incarnation) < (b.shard, b.incarnation))),
+            ("checkpoints", self.checkpoints.iter().all(|checkpoint| checkpoint.incarnation > 0)),
         ];
         match sound.iter().find(|(_, sound)| !sound) {
             Some((field, _)) => Err(DecodeError::Invalid(field)),
@@ -365,7 +370,7 @@ impl Wire for Config {
             },
             quotas: Quotas { addresses: input.u16()?, names: input.u16()? },
             member_days: input.u16()?,
-            checkpoints: input.list(usize::from(crate::view::MAX_SHARDS), "list of checkpoints")?,
+            checkpoints: input.list(MAX_CHECKPOINTS, "list of checkpoints")?,
             invite_epoch: input.u32()?,
             features: input.u32()?,
         };
@@ -493,7 +498,10 @@ mod tests {
                 Pin { key: PinKey::Name("head".to_owned()), serial: [2; 16] },
             ],
             reserved_names: vec!["mail".to_owned(), "printer".to_owned()],
-            checkpoints: vec![Checkpoint { shard: 1, incarnation: 0, view: 4, hash: [3; 32], floor: 2 }],
+            checkpoints: vec![
+                Checkpoint { shard: 1, incarnation: 1, view: 4, hash: [3; 32], floor: 0 },
+                Checkpoint { shard: 1, incarnation: 2, view: 7, hash: [4; 32], floor: 4 },
+            ],
             ..config()
         }
     }
@@ -550,6 +558,8 @@ mod tests {
         assert_eq!(refused(|c| (c.lease_s, c.max_lease_s) = (5, 29)), DecodeError::Invalid("lease"));
         assert_eq!(refused(|c| c.shards = 12), DecodeError::Invalid("shards"));
         assert_eq!(refused(|c| c.replicas = 2), DecodeError::Invalid("replicas"));
+        assert_eq!(refused(|c| c.checkpoints.reverse()), DecodeError::Invalid("checkpoints"));
+        assert_eq!(refused(|c| c.checkpoints[0].incarnation = 0), DecodeError::Invalid("checkpoints"));
     }
 
     #[test]

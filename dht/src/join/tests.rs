@@ -285,7 +285,7 @@ fn pages_that_were_learnt_count_at_the_next_contact() {
     assert!(learnt > 30);
     let genesis = joiner.learnt.as_ref().unwrap().0.clone();
     let same: Vec<Successor> = joiner.learnt.as_ref().unwrap().1.successors()[..learnt].to_vec();
-    assert!(page::is_full(&same) && joiner.learn(&genesis, &same).unwrap().is_some());
+    assert!(page::is_full(&same) && joiner.learn((&genesis, genesis.first.config()), &same).unwrap().is_some());
 }
 
 #[test]

@@ -8,8 +8,9 @@ use crate::credential::Credential;
 use crate::event::Write;
 use crate::identity::PublicKey;
 use crate::namespace::{Image, LoadError};
+use crate::record::Scope;
 use crate::sign::NamespaceId;
-use crate::view::{Chain, Successor};
+use crate::view::{Chain, Successor, View};
 
 const GENESIS: &[u8] = b"m/genesis";
 const CONFIG: &[u8] = b"m/config";
@@ -36,7 +37,7 @@ impl Stored {
     /// Reads and verifies it all.
     pub(crate) fn load(image: &Image) -> Result<Self, LoadError> {
         let (ns, genesis, config) = namespace(image)?.ok_or(LoadError::Missing("genesis"))?;
-        let chain = chain(image, ns, &genesis)?;
+        let chain = chain(image, ns, &genesis, &config)?;
         let credential: Credential = read(image, CREDENTIAL, "credential")?.ok_or(LoadError::Missing("credential"))?;
         credential.verify(&ns, config.config(), &chain).map_err(|_| LoadError::Damaged("credential"))?;
         let store_id = read(image, STORE_ID, "store id")?.ok_or(LoadError::Missing("store id"))?;
@@ -85,9 +86,13 @@ pub(crate) fn write_namespace(genesis: &SignedGenesis, config: &SignedConfig, ch
 }
 
 pub(crate) fn write_view(successor: &Successor) -> Write {
+    let View { shard, number, incarnation, .. } = successor.view;
     let mut key = VIEW.to_vec();
-    key.extend_from_slice(&successor.view.shard.to_be_bytes());
-    key.extend_from_slice(&successor.view.number.to_be_bytes());
+    key.extend_from_slice(&shard.to_be_bytes());
+    key.extend_from_slice(&number.to_be_bytes());
+    if incarnation > 0 {
+        key.extend_from_slice(&incarnation.to_be_bytes());
+    }
     put(&key, successor.to_bytes())
 }
 
@@ -133,12 +138,15 @@ pub(crate) fn namespace(image: &Image) -> Result<Option<(NamespaceId, SignedGene
     Ok(Some((ns, genesis, config)))
 }
 
-fn chain(image: &Image, ns: NamespaceId, genesis: &SignedGenesis) -> Result<Chain, LoadError> {
+fn chain(image: &Image, ns: NamespaceId, genesis: &SignedGenesis, config: &SignedConfig) -> Result<Chain, LoadError> {
+    let read = |(_, value)| Successor::from_bytes(value).map_err(|_| LoadError::Damaged("chain of views"));
+    let mut successors = under(image, VIEW).map(read).collect::<Result<Vec<_>, _>>()?;
+    // Each view meets the one before it, which is of the same incarnation or an earlier one.
+    successors.sort_by_key(|successor| Scope::of(&successor.view));
     let mut chain = Chain::new(ns, &genesis.genesis);
-    // Keys sort by shard and number, so each view meets its predecessor.
-    for (_, value) in under(image, VIEW) {
-        let successor = Successor::from_bytes(value).map_err(|_| LoadError::Damaged("chain of views"))?;
-        chain.extend(&successor).map_err(|_| LoadError::Damaged("chain of views"))?;
+    chain.vouch(config.config());
+    for successor in &successors {
+        chain.extend(successor).map_err(|_| LoadError::Damaged("chain of views"))?;
     }
     Ok(chain)
 }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::fixture::{self, Newcomer, TODAY, World, apply, at, drain, greet, key, now, peer};
 use super::*;
+use crate::config::Checkpoint;
 use crate::invite::Role;
 use crate::join::{JoinError, JoinerEvent};
 use crate::message::Message;
@@ -469,6 +470,21 @@ fn config_rollback() {
     assert_eq!(founder.observe_config(unsigned), Err(ConfigError::Signature));
     assert_eq!(founder.config().version, 7);
     assert_eq!(founder.poll_output(), None);
+}
+
+#[test]
+fn a_configuration_keeps_every_checkpoint() {
+    let world = World::new();
+    let mut founder = world.founder();
+    let checkpoint = |incarnation| Checkpoint { shard: 0, incarnation, view: 4, hash: [3; 32], floor: 0 };
+    let next = |version: u64, checkpoints: Vec<Checkpoint>| {
+        SignedConfig::sign(&world.ns, Config { version, checkpoints, ..world.config() }, 0, &world.authority)
+    };
+    assert_eq!(founder.observe_config(next(2, vec![checkpoint(1)])), Ok(Verdict::Newer));
+    assert_eq!(founder.observe_config(next(3, vec![])), Err(ConfigError::Checkpoint));
+    assert_eq!(founder.observe_config(next(3, vec![checkpoint(2)])), Err(ConfigError::Checkpoint));
+    assert_eq!(founder.observe_config(next(1, vec![])), Ok(Verdict::Older));
+    assert_eq!(founder.observe_config(next(3, vec![checkpoint(1), checkpoint(2)])), Ok(Verdict::Newer));
 }
 
 #[test]

@@ -40,6 +40,7 @@ impl Namespace {
             | Command::Signal { .. }
             | Command::Connect { .. }
             | Command::Invite { .. }
+            | Command::Recover { .. }
             | Command::Leave { .. }
             | Command::HandOver { .. }
             | Command::Serve { .. }
@@ -82,6 +83,7 @@ impl Namespace {
             | Command::Signal { .. }
             | Command::Connect { .. }
             | Command::Invite { .. }
+            | Command::Recover { .. }
             | Command::Leave { .. }
             | Command::HandOver { .. }
             | Command::Serve { .. }
@@ -113,6 +115,7 @@ impl Namespace {
         let env = env!(self, now);
         let cert = LeaseCert::from_bytes(certificate).ok();
         match cert.filter(|cert| cert.verify(env.ns, env.config, env.chain).is_ok()) {
+            Some(cert) if self.resolver.is_over(&env, &cert) => self.out.drop(DropReason::OldView),
             Some(cert) => {
                 self.resolver.note(&env, &mut self.out, &cert);
                 self.leases.superseded(&env, &mut self.out, &cert);
@@ -128,6 +131,10 @@ impl Namespace {
         bytes.extend(views.iter().flat_map(Wire::to_bytes));
         if let Some(peer) = to.peer_id() {
             self.out.send_peer(peer, &Message::Fetched { bytes });
+            // What only the configuration proves may lie far behind what else there is to tell.
+            if views.iter().any(|successor| successor.votes.is_empty()) {
+                self.out.send_peer(peer, &self.membership.news());
+            }
         }
     }
 

@@ -77,6 +77,8 @@ pub struct Summary {
     pub alone: bool,
     /// How many shards this node is a replica of, and how many there are.
     pub votes_in: (usize, usize),
+    /// How many shards the authority recovered on this machine that are not served yet, and how long the last of them waits.
+    pub recovering: Option<(usize, Duration)>,
     /// Why this node is no candidate for a replica; `None` if it is one, or is a replica.
     pub hindrance: Option<&'static str>,
     /// What this node's leases rest on.
@@ -107,6 +109,7 @@ impl Namespace {
         let mine = env.newest().filter(|view| self.acceptor.member(&env, view).is_some()).count();
         Summary {
             votes_in: (mine, usize::from(env.chain.shard_count())),
+            recovering: self.waits.left(&env),
             hindrance: self.presences.hindrance(now.mono),
             leases: self.leases.facts(&env),
             ..self.summarize(Some(now))
@@ -169,6 +172,7 @@ impl Namespace {
             replicas: self.replicas().into_iter().collect(),
             alone: self.newest_views().any(|view| view.members.iter().all(|member| member.identity == me)),
             votes_in: (0, usize::from(self.membership.chain().shard_count())),
+            recovering: None,
             hindrance: None,
             leases: Vec::new(),
             peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),

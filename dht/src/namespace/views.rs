@@ -50,6 +50,13 @@ pub(super) enum Leaving {
     ForGood,
 }
 
+/// Whether all views that came without votes are named by a checkpoint that is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vouched {
+    All,
+    NotAll,
+}
+
 /// What is looked at now and then.
 #[derive(Debug)]
 pub(super) struct Chores {
@@ -112,6 +119,9 @@ impl Namespace {
             }
             ViewMessage::Presence { store_id, uptime_s, reachable, willing, leaving, answer, views } => {
                 let said = Said { store_id, uptime_s, reachable, willing, leaving, answer, views };
+                if let Some(recovering) = &mut self.recovering {
+                    recovering.heard(from, store_id);
+                }
                 if let Some(rights) = from.peer_id().and_then(|peer| self.membership.rights(&peer)) {
                     self.presences.handle_presence(&env, out, &from, &rights, said);
                     self.proposer.go_on(&env, out, (&self.acceptor, &self.presences, counter));
@@ -151,31 +161,50 @@ impl Namespace {
     }
 
     /// Views that somebody has shown. What does not follow from what is known is asked for.
-    pub(super) fn handle_views(&mut self, from: Option<&PublicKey>, views: &[Successor], now: Now) {
-        let mut added = false;
+    pub(super) fn handle_views(&mut self, from: Option<&PublicKey>, views: &[Successor], now: Now) -> Vouched {
+        let (mut added, mut recovered, mut vouched) = (false, false, Vouched::All);
+        let mut lacking = BTreeSet::new();
         for successor in views {
             match self.membership.observe_view(successor) {
-                Ok(new) => added |= new,
+                Ok(new) => {
+                    added |= new;
+                    recovered |= new && successor.votes.is_empty();
+                }
+                Err(ChainError::Unvouched) => vouched = Vouched::NotAll,
                 Err(ChainError::Gap) => {
-                    let newest = self.membership.chain().newest(successor.view.shard).map(Scope::of);
-                    if let (Some(from), Some(scope)) = (from, newest) {
-                        let ask = Message::View(ViewMessage::AskStation { scope });
-                        self.out.send(&env!(self, now), from, ask);
-                    }
-                    break;
+                    lacking.insert(successor.view.shard);
                 }
                 Err(ChainError::Fork) => self.out.drop(DropReason::Fork),
-                Err(ChainError::Foreign | ChainError::Votes(_)) => self.out.drop(DropReason::BadFetch),
+                Err(ChainError::Foreign | ChainError::Votes(_) | ChainError::Over) => {
+                    self.out.drop(DropReason::BadFetch);
+                }
             }
         }
         self.pump();
+        for shard in lacking {
+            let newest = self.membership.chain().newest(shard).map(Scope::of);
+            if let (Some(from), Some(scope)) = (from, newest) {
+                self.out.send(&env!(self, now), from, Message::View(ViewMessage::AskStation { scope }));
+            }
+        }
         if added {
             self.views_changed(now);
+        }
+        if recovered {
+            self.spread_recovery(from);
         }
         if let Some(from) = from.filter(|_| added && page::is_full(views)) {
             let env = env!(self, now);
             let heads = env.newest().map(Scope::of).collect();
             self.out.send(&env, from, Message::View(ViewMessage::Heads { heads }));
+        }
+        vouched
+    }
+
+    /// Views from somebody who has, if they come without votes, the configuration that vouches for them.
+    pub(super) fn handle_moved(&mut self, from: &PublicKey, views: &[Successor], now: Now) {
+        if self.handle_views(Some(from), views, now) == Vouched::NotAll {
+            self.out.send(&env!(self, now), from, Message::Fetch);
         }
     }
 
@@ -186,6 +215,7 @@ impl Namespace {
         self.coordinator.handle_views(&env);
         self.acceptor.ask_others(&env, &mut self.out);
         self.transfers.step(&env, &mut self.out, &mut self.acceptor);
+        self.waits.step(&env, &mut self.out, &mut self.acceptor);
         self.proposer.step(&env, &mut self.out, &self.acceptor);
         self.presences.handle_views(&env, &mut self.out);
     }
@@ -199,6 +229,7 @@ impl Namespace {
         let out = &mut self.out;
         self.acceptor.ask_again(&env, out);
         self.transfers.step(&env, out, &mut self.acceptor);
+        self.waits.handle_timeout(&env, out, &mut self.acceptor);
         self.presences.handle_timeout(&env, out, &admitted);
         let counter = &mut self.coordinator.counter;
         self.proposer.handle_timeout(&env, out, (&self.acceptor, &self.presences, counter));
@@ -255,6 +286,7 @@ impl Namespace {
             self.transfers.poll_timeout(),
             self.presences.poll_timeout(),
             self.proposer.poll_timeout(is_replica),
+            self.poll_recovery_timeout(),
             self.entropy.poll_timeout(is_replica),
             keeps.then_some((self.chores.ask_at, "ask whether the state of old views is needed")),
             self.departure.as_ref().map(|departure| (departure.until, "leave without handing over")),

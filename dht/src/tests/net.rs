@@ -56,6 +56,8 @@ pub(super) struct Node {
     pub(super) jumps: u32,
     /// Whether others reach it from outside.
     pub(super) public: bool,
+    /// Whether the authority key is on this machine.
+    pub(super) authority: bool,
 }
 
 pub(super) struct Net {
@@ -120,6 +122,7 @@ impl Net {
                 slept: Duration::ZERO,
                 jumps: 0,
                 public: true,
+                authority: number == 1,
             };
             net.nodes.insert(number, node);
             net.start(number);
@@ -149,7 +152,8 @@ impl Net {
         let rules = self.rules;
         let node = self.nodes.get_mut(&number).unwrap();
         node.starts += 1;
-        let keys = Keys { identity: key(number), data: node.data.clone(), authority: None };
+        let authority = node.authority.then(|| SecretKey::from_seed(&self.world.authority.seed()));
+        let keys = Keys { identity: key(number), data: node.data.clone(), authority };
         let seed = [number.wrapping_mul(16).wrapping_add(node.starts); 32];
         node.live = Some(Namespace::load_with(rules, keys, &node.disk, seed, now).unwrap());
         self.drain(number);

@@ -1,4 +1,10 @@
 //! The verified views of every shard, from those the authority founded to the newest known.
+//!
+//! A view follows another by the votes of that one's members; or, where those are lost, because a checkpoint of the
+//! authority names it. Such a view begins a new incarnation of its shard, and a higher incarnation beats a lower one
+//! whatever the numbers. Views that it leaves aside stay known: what was decided in them did happen, and is proven by them.
+
+use std::collections::BTreeMap;
 
 use thiserror::Error;
 
@@ -8,6 +14,7 @@ use super::{
 };
 use crate::ballot::Ballot;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
+use crate::config::{Checkpoint, Config};
 use crate::record::Scope;
 use crate::sign::{self, Label, NamespaceId};
 
@@ -52,18 +59,27 @@ impl Wire for Genesis {
     }
 }
 
-/// A view with the votes of a quorum of the view before.
+/// A view with the votes of a quorum of the view before; with no votes, one that a checkpoint of the authority names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Successor {
     /// The view.
     pub view: View,
-    /// The ballot under which the view before decided it.
+    /// The ballot under which the view before decided it, zero where it did not.
     pub ballot: Ballot,
     /// Who of the view before signed.
     pub votes: Vec<Vote>,
 }
 
+/// How far the views of an incarnation that is over may go on beyond where the next one began. Its members may have
+/// decided a few before they heard of it; whoever goes on for ever must not fill everybody's disk.
+const MAX_ASIDE: u64 = 64;
+
 impl Successor {
+    /// A view whose predecessor's members are lost. It counts where the authority's checkpoint of it is known.
+    pub fn recovered(view: View) -> Self {
+        Self { view, ballot: Ballot::default(), votes: Vec::new() }
+    }
+
     /// What a member of the view before signs under [`Label::ViewAccepted`].
     pub fn body(view: &View, ballot: Ballot, member: &Member) -> Vec<u8> {
         let mut out = Writer::default();
@@ -129,11 +145,11 @@ impl Wire for ViewRef {
 /// Why a view was not added.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum ChainError {
-    /// Of another namespace, incarnation or shard.
+    /// Of another namespace or shard, or its members were voted for across incarnations.
     #[error("view is of another shard")]
     Foreign,
-    /// Does not follow the newest known view by number and hash.
-    #[error("view does not follow the newest known one")]
+    /// Does not follow a known view by number and hash.
+    #[error("view does not follow a known one")]
     Gap,
     /// Another view of that number is known and verified too: replicas contradicted themselves.
     #[error("two valid views of one number")]
@@ -141,22 +157,35 @@ pub enum ChainError {
     /// The view before did not decide it.
     #[error("view {0}")]
     Votes(#[from] VoteError),
+    /// It comes without votes, and no checkpoint that is known here names it.
+    #[error("view has no votes, and no checkpoint of the authority names it")]
+    Unvouched,
+    /// It goes on with an incarnation that has long been over.
+    #[error("view goes on with what the authority has recovered")]
+    Over,
 }
 
 /// The verified views of all shards.
 #[derive(Clone, Debug)]
 pub struct Chain {
     ns: NamespaceId,
-    shards: Vec<Vec<View>>,
+    /// By incarnation and number, so that the last is the newest.
+    shards: Vec<BTreeMap<(u32, u64), View>>,
     successors: Vec<Successor>,
+    checkpoints: Vec<Checkpoint>,
 }
 
 impl Chain {
     /// Starts with the views 0 of a genesis whose signature was verified.
     pub fn new(ns: NamespaceId, genesis: &Genesis) -> Self {
         debug_assert!(genesis.members.len() <= MAX_MEMBERS, "a decoded genesis has at most 5 members");
-        let shards = (0..genesis.shards).map(|shard| vec![genesis.view(ns, shard)]).collect();
-        Self { ns, shards, successors: Vec::new() }
+        let shards = (0..genesis.shards).map(|shard| BTreeMap::from([((0, 0), genesis.view(ns, shard))])).collect();
+        Self { ns, shards, successors: Vec::new(), checkpoints: Vec::new() }
+    }
+
+    /// Goes by the checkpoints of a configuration whose signatures were verified.
+    pub fn vouch(&mut self, config: &Config) {
+        self.checkpoints.clone_from(&config.checkpoints);
     }
 
     /// How many shards there are.
@@ -166,60 +195,106 @@ impl Chain {
 
     /// The newest known view of a shard.
     pub fn newest(&self, shard: u16) -> Option<&View> {
-        self.shards.get(usize::from(shard))?.last()
+        self.shards.get(usize::from(shard))?.last_key_value().map(|(_, view)| view)
     }
 
-    /// The view of this number, if it is known.
-    pub fn get(&self, shard: u16, number: u64) -> Option<&View> {
-        self.shards.get(usize::from(shard))?.get(usize::try_from(number).ok()?)
+    fn newest_views(&self) -> impl Iterator<Item = &View> {
+        self.shards.iter().filter_map(|line| line.last_key_value()).map(|(_, view)| view)
+    }
+
+    /// The view of this incarnation and number, if it is known.
+    pub fn get(&self, shard: u16, incarnation: u32, number: u64) -> Option<&View> {
+        self.shards.get(usize::from(shard))?.get(&(incarnation, number))
     }
 
     /// The view of this number and hash, if it is known: what a certificate names.
     pub fn find(&self, shard: u16, incarnation: u32, number: u64, hash: &[u8; 32]) -> Option<&View> {
-        self.get(shard, number).filter(|view| view.incarnation == incarnation && view.hash() == *hash)
+        self.get(shard, incarnation, number).filter(|view| view.hash() == *hash)
+    }
+
+    /// The view that another one names as the one before, if it is known.
+    pub fn before(&self, view: &View) -> Option<&View> {
+        let number = view.number.checked_sub(1)?;
+        let line = self.shards.get(usize::from(view.shard))?;
+        let named = |before: &&View| before.number == number && before.hash() == view.previous;
+        let earlier = || line.range(..(view.incarnation, 0)).map(|(_, view)| view).find(named);
+        line.get(&(view.incarnation, number)).filter(named).or_else(earlier)
+    }
+
+    /// Whether a known view is one that the authority put in the place of a lost one.
+    pub fn is_recovered(&self, view: &View) -> bool {
+        let Some(before) = view.number.checked_sub(1) else { return false };
+        view.incarnation > 0 && self.get(view.shard, view.incarnation, before).is_none()
     }
 
     /// The view of this hash, if it is known and not before `least`: a certificate names the view whose members vouch for it, and by
     /// its ballot the one that decided.
     pub(crate) fn vouching(&self, shard: u16, incarnation: u32, least: u64, hash: &[u8; 32]) -> Option<&View> {
-        let views = self.shards.get(usize::from(shard))?.get(usize::try_from(least).ok()?..)?;
-        let is_named = |(place, view): &(usize, &View)| match views.get(place + 1) {
+        let line = self.shards.get(usize::from(shard))?;
+        let views = line.range((incarnation, least)..=(incarnation, u64::MAX)).map(|(_, view)| view);
+        let is_named = |view: &&View| match self.get(shard, incarnation, view.number.saturating_add(1)) {
             // Hashed once, when it was verified.
-            Some(next) if next.incarnation == view.incarnation => next.previous == *hash,
-            Some(_) | None => view.hash() == *hash,
+            Some(next) => next.previous == *hash,
+            None => view.hash() == *hash,
         };
-        views.iter().enumerate().find(is_named).map(|(_, view)| view).filter(|view| view.incarnation == incarnation)
+        views.into_iter().find(is_named)
     }
 
     /// Whether a view follows from those that are known here: `Ok(true)` if it is new.
     pub fn judge(&self, successor: &Successor) -> Result<bool, ChainError> {
         let view = &successor.view;
         let newest = self.newest(view.shard).ok_or(ChainError::Foreign)?;
-        if view.ns != self.ns || view.incarnation != newest.incarnation {
+        if view.ns != self.ns {
             return Err(ChainError::Foreign);
         }
         if self.successor(&Scope::of(view)) == Some(successor) {
             return Ok(false);
         }
-        let number = view.number.checked_sub(1).ok_or(ChainError::Gap)?;
-        let before = self.get(view.shard, number).ok_or(ChainError::Gap)?;
-        if view.previous != before.hash() {
-            return Err(ChainError::Gap);
+        if successor.votes.is_empty() && !self.names(successor) {
+            return Err(ChainError::Unvouched);
         }
-        let body = |member: &Member| Successor::body(view, successor.ballot, member);
-        verify_labelled(self.ns, before, Label::ViewAccepted, body, &successor.votes)?;
-        match self.get(view.shard, view.number) {
+        let before = self.before(view).ok_or(ChainError::Gap)?;
+        if !successor.votes.is_empty() {
+            if before.incarnation != view.incarnation {
+                return Err(ChainError::Foreign);
+            }
+            let body = |member: &Member| Successor::body(view, successor.ballot, member);
+            verify_labelled(self.ns, before, Label::ViewAccepted, body, &successor.votes)?;
+        } else if before.incarnation >= view.incarnation {
+            return Err(ChainError::Unvouched);
+        }
+        if view.incarnation < newest.incarnation && self.is_far_aside(view, newest) {
+            return Err(ChainError::Over);
+        }
+        match self.get(view.shard, view.incarnation, view.number) {
             Some(known) if known == view => Ok(false),
             Some(_) => Err(ChainError::Fork),
             None => Ok(true),
         }
     }
 
-    /// Adds the next view of a shard. `Ok(false)` if it was known.
+    /// Whether a checkpoint names exactly this view.
+    fn names(&self, successor: &Successor) -> bool {
+        let view = &successor.view;
+        let of = |checkpoint: &&Checkpoint| {
+            (checkpoint.shard, checkpoint.incarnation, checkpoint.view) == (view.shard, view.incarnation, view.number)
+        };
+        let named = self.checkpoints.iter().find(of);
+        successor.ballot == Ballot::default() && named.is_some_and(|checkpoint| checkpoint.hash == view.hash())
+    }
+
+    fn is_far_aside(&self, view: &View, newest: &View) -> bool {
+        let line = &self.shards[usize::from(view.shard)];
+        let begun = line.range((newest.incarnation, 0)..).next().map_or(newest.number, |((_, number), _)| *number);
+        view.number >= begun.saturating_add(MAX_ASIDE)
+    }
+
+    /// Adds a view to those of its shard. `Ok(false)` if it was known.
     pub fn extend(&mut self, successor: &Successor) -> Result<bool, ChainError> {
         let new = self.judge(successor)?;
         if new {
-            self.shards[usize::from(successor.view.shard)].push(successor.view.clone());
+            let view = &successor.view;
+            self.shards[usize::from(view.shard)].insert((view.incarnation, view.number), view.clone());
             self.successors.push(successor.clone());
         }
         Ok(new)
@@ -237,12 +312,12 @@ impl Chain {
 
     /// The newest view of every shard that is not as it was founded.
     pub fn heads(&self) -> Vec<Scope> {
-        self.shards.iter().filter_map(|views| views.last()).filter(|view| view.number > 0).map(Scope::of).collect()
+        self.newest_views().filter(|view| view.number > 0).map(Scope::of).collect()
     }
 
     /// The list of all shards' newest views.
     pub fn newest_list(&self) -> Vec<ViewRef> {
-        self.shards.iter().filter_map(|views| views.last()).map(ViewRef::of).collect()
+        self.newest_views().map(ViewRef::of).collect()
     }
 
     /// The one hash over the newest views of all shards that a token pins.
@@ -257,7 +332,10 @@ impl Chain {
         let mut rest = self.successors[start..].iter();
         while ViewRef::list_hash(&list) != *hash {
             let next = ViewRef::of(&rest.next()?.view);
-            list[usize::from(next.shard)] = next;
+            let last = &mut list[usize::from(next.shard)];
+            if (last.incarnation, last.number) < (next.incarnation, next.number) {
+                *last = next;
+            }
         }
         Some(list)
     }
@@ -271,9 +349,14 @@ impl Chain {
     }
 
     fn list_after(&self, count: usize) -> Vec<ViewRef> {
-        let mut newest: Vec<&View> = self.shards.iter().map(|views| &views[0]).collect();
+        let founded = self.shards.iter().filter_map(|line| line.first_key_value());
+        let mut newest: Vec<&View> = founded.map(|(_, view)| view).collect();
         for successor in &self.successors[..count] {
-            newest[usize::from(successor.view.shard)] = &successor.view;
+            let (last, view) = (&mut newest[usize::from(successor.view.shard)], &successor.view);
+            // What was learnt late of an incarnation that is over is no news.
+            if Scope::of(last) < Scope::of(view) {
+                *last = view;
+            }
         }
         newest.into_iter().map(ViewRef::of).collect()
     }

@@ -114,6 +114,7 @@ impl Engine {
             dht::Event::PeerDenied { peer } => self.peer_denied(peer, now),
             dht::Event::Signal { from, message } => self.signalled(from, &message, now),
             dht::Event::Invited { id, outcome } => self.invited(id.0, outcome),
+            dht::Event::Recovered { id, outcome } => self.recovered(id.0, outcome),
             dht::Event::HandshakesReserved { upto } => self.tunnel.handshakes_reserved(upto),
             dht::Event::Quorum { reachable, why, since } => {
                 self.quorum = Quorum { reachable, why, since: Some(since) };

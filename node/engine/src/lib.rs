@@ -27,6 +27,7 @@ mod hosts;
 mod names;
 mod once;
 mod peers;
+mod recovery;
 mod requests;
 mod routes;
 mod session_message;
@@ -38,6 +39,7 @@ mod tests;
 
 pub use config::{Addressing, Config, Hostname};
 pub use engine::{Engine, Event, Output};
+pub use recovery::{AskedReplica, LostShard, RecoveringStatus, Recovery};
 pub use requests::{Reply, Request, RequestId};
 pub use snapshot::{Path, Snapshot};
 pub use standing::{Basis, SilentReplica, ViewStatus};

@@ -1,4 +1,4 @@
-//! What the command line asks a running engine: lookup, ping, invite, leave.
+//! What the command line asks a running engine: lookup, ping, invite, recover, leave.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -10,11 +10,14 @@ use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, Event, Pending};
+use crate::recovery::Recovery;
 
 /// Requests under way.
 const MAX_REQUESTS: usize = 64;
 /// A request without an answer ends here.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Replicas are given time to answer, even those that have to be dialled.
+const RECOVERING: Duration = Duration::from_secs(15);
 /// Whoever leaves waits until others have taken over what it held for all.
 const LEAVING: Duration = Duration::from_secs(20);
 
@@ -47,6 +50,13 @@ pub enum Request {
         hosts: u16,
         /// Where to find us.
         contacts: Vec<Contact>,
+    },
+    /// Put this machine in the place of replicas that are lost for good.
+    Recover {
+        /// Also where a quorum answers.
+        all: bool,
+        /// Whether to do it, or only to tell.
+        confirmed: bool,
     },
     /// Give back every lease, and one's places among the replicas.
     Leave,
@@ -95,6 +105,8 @@ pub enum Reply {
     },
     /// The invite.
     Token(String),
+    /// What is recovered, or would be.
+    Recovery(Recovery),
     /// All leases are given back.
     Left,
     /// The process may stop: enough replicas remain, or none can be had.
@@ -113,6 +125,7 @@ enum Waits {
     PingResolve,
     Pong { peer: PeerId, ip: Ipv4Addr, sent: Instant },
     Invite,
+    Recover,
     Leave,
     HandOver,
 }
@@ -155,6 +168,10 @@ impl Engine {
                 self.wait(id, Waits::Invite, now);
                 self.command(pending, |id| Command::Invite { id, uses, ttl, role, hosts, contacts })
             }
+            Request::Recover { all, confirmed } => {
+                self.wait(id, Waits::Recover, now);
+                self.command(pending, |id| Command::Recover { id, all, confirmed })
+            }
             Request::Leave => {
                 // Before anything is given back: the next owner may have it long before the register's last answer.
                 self.stop_using_all(now);
@@ -175,6 +192,7 @@ impl Engine {
     fn wait(&mut self, id: RequestId, kind: Waits, now: Now) {
         let patience = match kind {
             Waits::Leave | Waits::HandOver => LEAVING,
+            Waits::Recover => RECOVERING,
             Waits::Lookup | Waits::PingResolve | Waits::Pong { .. } | Waits::Invite => DEADLINE,
         };
         self.requests.waiting.insert(id, Waiting { kind, until: now.mono + patience });
@@ -205,7 +223,7 @@ impl Engine {
                 self.wait(id, Waits::Pong { peer: owner, ip, sent: now.mono }, now);
                 self.send_ping(owner, id.0, now);
             }
-            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave | Waits::HandOver => {
+            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Recover | Waits::Leave | Waits::HandOver => {
                 let remaining_s = remaining.as_secs();
                 let reply = Reply::Owner {
                     ip,
@@ -223,7 +241,9 @@ impl Engine {
         let why = "nobody has leased it".to_owned();
         match kind {
             Waits::PingResolve => Reply::NoPong { peer_id: None, path: "none".into(), why },
-            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave | Waits::HandOver => Reply::Failed(why),
+            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Recover | Waits::Leave | Waits::HandOver => {
+                Reply::Failed(why)
+            }
         }
     }
 
@@ -232,7 +252,9 @@ impl Engine {
         let why = format!("the register could not be asked: {replica}");
         match kind {
             Waits::PingResolve => Reply::NoPong { peer_id: None, path: "none".into(), why },
-            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Leave | Waits::HandOver => Reply::Failed(why),
+            Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Recover | Waits::Leave | Waits::HandOver => {
+                Reply::Failed(why)
+            }
         }
     }
 
@@ -255,6 +277,16 @@ impl Engine {
         self.requests.waiting.remove(&id);
         let reply = match outcome {
             Ok(token) => Reply::Token(token),
+            Err(error) => Reply::Failed(error.to_string()),
+        };
+        self.reply(id, reply);
+    }
+
+    pub(crate) fn recovered(&mut self, command: u64, outcome: Result<dht::RecoveryPlan, dht::RecoverError>) {
+        let Some(Pending::Request { id }) = self.pending.remove(&command) else { return };
+        self.requests.waiting.remove(&id);
+        let reply = match outcome {
+            Ok(plan) => Reply::Recovery(plan.into()),
             Err(error) => Reply::Failed(error.to_string()),
         };
         self.reply(id, reply);
@@ -293,7 +325,9 @@ impl Engine {
             let reply = match waiting.kind {
                 Waits::Pong { peer, .. } => self.no_pong(peer),
                 Waits::PingResolve => self.unreachable(&waiting.kind),
-                Waits::Lookup | Waits::Invite | Waits::Leave | Waits::HandOver => self.unreachable(&Waits::Lookup),
+                Waits::Lookup | Waits::Invite | Waits::Recover | Waits::Leave | Waits::HandOver => {
+                    self.unreachable(&Waits::Lookup)
+                }
             };
             self.reply(id, reply);
         }

@@ -7,6 +7,8 @@ use dht::{LeaseFacts, LeaseKey, ShardFacts, Summary};
 use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 
+use crate::recovery::RecoveringStatus;
+
 /// What the overlay said last of itself, and when.
 pub(crate) struct Standing {
     pub(crate) summary: Box<Summary>,
@@ -116,6 +118,13 @@ impl Standing {
         })
     }
 
+    /// What the authority recovered on this machine and is not served yet.
+    pub(crate) fn recovering(&self, now: Now) -> Option<RecoveringStatus> {
+        let (shards, left) = self.summary.recovering?;
+        let left_s = left.saturating_sub(self.age(now)).as_secs();
+        Some(RecoveringStatus { shards, of: self.summary.votes_in.1, left_s })
+    }
+
     /// Whether this node is a replica, or why it is none.
     pub(crate) fn candidacy(&self) -> String {
         let Summary { votes_in, hindrance, .. } = &*self.summary;
@@ -162,9 +171,10 @@ impl ViewStatus {
             (_, false) if up == needed => Some(format!(
                 "one more loss would stop grants: {up} of {all} replicas answer, and {needed} are needed; {cure}"
             )),
-            (_, false) if up < needed => {
-                Some(format!("nothing is granted or renewed: {up} of {all} replicas answer, and {needed} are needed"))
-            }
+            (_, false) if up < needed => Some(format!(
+                "nothing is granted or renewed: {up} of {all} replicas answer, and {needed} are needed; if the others \
+                     are lost for good, see overlay recover"
+            )),
             _ => None,
         }
     }

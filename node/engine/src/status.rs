@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Addressing;
 use crate::engine::{Engine, Event};
+use crate::recovery::RecoveringStatus;
 use crate::standing::{Basis, Standing, ViewStatus};
 
 /// A peer is listed this long after its last session.
@@ -33,6 +34,9 @@ pub enum State {
     Lost,
     /// Without an address, because the register does not answer.
     Partitioned,
+    /// The authority has recovered what the register had lost on this machine, and nothing is granted before all old
+    /// leases have run out.
+    Recovering,
     /// Refused by the namespace.
     Denied,
 }
@@ -47,6 +51,7 @@ impl fmt::Display for State {
             Self::Renewing => "renewing",
             Self::Lost => "lost",
             Self::Partitioned => "partitioned",
+            Self::Recovering => "recovering",
             Self::Denied => "denied",
         })
     }
@@ -73,7 +78,7 @@ impl Quorum {
     }
 
     pub(crate) fn poll_timeout(&self, state: State) -> Option<(Instant, &'static str)> {
-        let told = matches!(state, State::Renewing | State::Partitioned);
+        let told = matches!(state, State::Renewing | State::Partitioned | State::Recovering);
         self.noticed_at().filter(|_| !told).map(|at| (at, "the register is silent"))
     }
 }
@@ -112,6 +117,9 @@ pub struct NamespaceStatus {
     pub zone: String,
     /// Where DHCP and DNS answer.
     pub dns: Ipv4Addr,
+    /// What was recovered on this machine and is not served yet.
+    #[serde(default)]
+    pub recovering: Option<RecoveringStatus>,
     /// What is no trouble yet, and what to do about it.
     #[serde(default)]
     pub warning: Option<String>,
@@ -199,6 +207,7 @@ impl NamespaceStatus {
             hostname: None,
             zone: String::new(),
             dns: Ipv4Addr::UNSPECIFIED,
+            recovering: None,
             warning: None,
             candidacy: None,
             lease: None,
@@ -230,6 +239,7 @@ impl Engine {
             hostname: self.names.own.clone(),
             zone: self.config.zone.clone(),
             dns: self.config.service,
+            recovering: self.recovering(now),
             warning: view.as_ref().and_then(ViewStatus::warning),
             candidacy: self.standing.as_ref().map(Standing::candidacy),
             lease: own.map(|host| LeaseStatus {
@@ -295,7 +305,8 @@ impl Engine {
 
     /// What the user should know beyond the state's word: who does not answer, since when, and what ends when.
     fn cause(&self, now: Now) -> Option<String> {
-        let silent = self.is_cut_off(now).then(|| self.silence(now));
+        let recovering = self.recovering(now).map(|recovering| recovering.text());
+        let silent = recovering.or_else(|| self.is_cut_off(now).then(|| self.silence(now)));
         let ours =
             || [&self.hosts.last_error, &self.hosts.clients_error, &self.names.trouble].into_iter().flatten().next();
         silent.or_else(|| ours().cloned())
@@ -304,6 +315,10 @@ impl Engine {
     /// Whether nothing can be granted or renewed: the register does not answer, or this replica is in a minority.
     fn is_cut_off(&self, now: Now) -> bool {
         self.quorum.is_silent(now) || self.standing.as_ref().is_some_and(|standing| standing.is_minority(&self.me))
+    }
+
+    fn recovering(&self, now: Now) -> Option<RecoveringStatus> {
+        self.standing.as_ref().and_then(|standing| standing.recovering(now))
     }
 
     fn silence(&self, now: Now) -> String {
@@ -341,10 +356,12 @@ impl Engine {
 
     fn current_state(&self, now: Now) -> State {
         let reachable = !self.is_cut_off(now);
+        let recovering = self.standing.as_ref().is_some_and(|standing| standing.summary.recovering.is_some());
         match (self.config.addressing, self.hosts.own().is_some()) {
             (Addressing::Own, true) if reachable => State::Bound,
-            (Addressing::Own, true) => State::Renewing,
             (Addressing::Own, false) if self.hosts.left => State::Joined,
+            (Addressing::Own | Addressing::Clients, _) if recovering => State::Recovering,
+            (Addressing::Own, true) => State::Renewing,
             (Addressing::Own, false) if !reachable => State::Partitioned,
             (Addressing::Own, false) if self.hosts.lost => State::Lost,
             (Addressing::Own, false) => State::Claiming,

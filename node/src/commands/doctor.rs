@@ -92,6 +92,11 @@ pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
         }
         let status = running.status().await?;
         findings.push(state_finding(&name, status.state, status.cause.as_deref()));
+        if let Some(recovering) = status.recovering.as_ref().filter(|_| status.state != State::Recovering) {
+            let (shards, of, left) = (recovering.shards, recovering.of, recovering.left_s);
+            let what = format!("{name}: {shards} of {of} shards were recovered and grant nothing for another {left} s");
+            findings.push(Finding::bad(what, WAIT_FOR_LEASES));
+        }
         if let Some(warning) = status.warning {
             findings.push(Finding::bad(
                 format!("{name}: {warning}"),
@@ -117,6 +122,13 @@ pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(findings)?)
 }
 
+const WAIT_FOR_LEASES: &str = "wait, and keep this machine on: the time that it is off does not count";
+
+/// What remains where waiting does not help.
+fn if_lost(name: &str) -> String {
+    format!("if most of them are lost for good, run overlay recover {name} on the machine that created the namespace")
+}
+
 fn state_finding(name: &str, state: State, cause: Option<&str>) -> Finding {
     let what = format!("{name}: {state}{}", cause.map_or(String::new(), |cause| format!(": {cause}")));
     match state {
@@ -124,11 +136,15 @@ fn state_finding(name: &str, state: State, cause: Option<&str>) -> Finding {
         State::Joining | State::Claiming => {
             Finding::bad(what, "wait; if it stays so, check that a member can be reached")
         }
-        State::Renewing => Finding::bad(what, "bring the named replica back before the lease ends"),
+        State::Renewing => {
+            let cure = format!("bring the named replica back before the lease ends; {}", if_lost(name));
+            Finding::bad(what, cure)
+        }
         State::Partitioned | State::Lost => Finding::bad(
             what,
-            "bring a replica back: the machine that created the namespace has to be up and reachable",
+            format!("bring replicas back until most of them are up and reachable; {}", if_lost(name)),
         ),
+        State::Recovering => Finding::bad(what, WAIT_FOR_LEASES),
         State::Denied => Finding::bad(what, "ask a member for a new invite"),
     }
 }

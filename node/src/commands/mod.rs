@@ -2,6 +2,7 @@
 
 pub(crate) mod doctor;
 mod foreground;
+mod recover;
 mod show;
 
 use std::path::Path;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
                 "cannot revoke {member} in {namespace}: this version has no revocation; invites can be limited with --uses and --ttl"
             )
         }
+        Command::Recover { namespace, yes, all } => recover::run(&state, &namespace, yes, all, json),
         Command::Status { namespace } => show::status(&state, namespace, json),
         Command::Peers { namespace } => show::peers(&state, namespace, json),
         Command::Leases { namespace } => show::leases(&state, namespace, json),

@@ -57,6 +57,10 @@ fn namespace_lines(status: &NamespaceStatus) -> Vec<String> {
             row("", format!("{} does not answer, for {}", silent.peer_id, duration(silent.silent_s)));
         }
     }
+    if let Some(recovering) = &status.recovering {
+        let (shards, of, left) = (recovering.shards, recovering.of, duration(recovering.left_s));
+        row("recovery", format!("{shards} of {of} {} granting nothing for another {left}", plural(of, "shard")));
+    }
     if let Some(candidacy) = &status.candidacy {
         row("role", candidacy.clone());
     }
@@ -180,7 +184,7 @@ fn reply_line(what: &str, number: u64, reply: &Reply) -> anyhow::Result<String> 
         }
         Reply::NoPong { path, why, .. } => format!("{what}: seq={number} path={path} no answer: {why}"),
         Reply::Failed(why) => bail!("{why}"),
-        Reply::Owner { .. } | Reply::Token(_) | Reply::Left | Reply::HandedOver => {
+        Reply::Owner { .. } | Reply::Token(_) | Reply::Recovery(_) | Reply::Left | Reply::HandedOver => {
             bail!("the daemon speaks another version; restart it")
         }
     })
@@ -191,11 +195,11 @@ fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-fn plural(count: usize, word: &str) -> String {
+pub(super) fn plural(count: usize, word: &str) -> String {
     if count == 1 { word.into() } else { format!("{word}s") }
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),

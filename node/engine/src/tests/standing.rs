@@ -34,6 +34,7 @@ fn summary(members: &[u8], silent: &[(u8, u64)]) -> Summary {
         rests: vec![home.clone()],
         home,
         votes_in: (mine, 1),
+        recovering: None,
         hindrance: None,
         leases: Vec::new(),
         peers: Vec::new(),
@@ -86,6 +87,28 @@ fn a_partition_has_its_cause_and_says_how_long_addresses_stay() {
         status.cause.unwrap(),
         "too few of the replicas answer, for 100 s; the address ends in 3500 s unless that changes"
     );
+}
+
+#[test]
+fn what_was_recovered_says_how_long_it_waits() {
+    let mut lab = Lab::new(Addressing::Own, Hostname::Default("node".into()));
+    let waiting = |shards| Summary { recovering: Some((shards, secs(90))), votes_in: (16, 16), ..summary(&[1], &[]) };
+    let status = lab.told(waiting(16));
+    assert_eq!(status.state, State::Recovering);
+    lab.wait(secs(30));
+    let status = lab.engine.status(lab.now);
+    assert_eq!(status.recovering, Some(crate::RecoveringStatus { shards: 16, of: 16, left_s: 60 }));
+    let wait = "recovered, and nothing is granted there for another 60 s, until every old lease has run out";
+    assert_eq!(status.cause.unwrap(), format!("the register was {wait}"));
+    // With an address that goes on, that comes first.
+    lab.grant_address();
+    let status = lab.told(waiting(3));
+    assert_eq!(status.state, State::Bound);
+    assert!(status.cause.unwrap().starts_with("3 of 16 shards were recovered"));
+    lab.silence(false);
+    lab.wait(secs(5));
+    assert_eq!(lab.engine.status(lab.now).state, State::Recovering);
+    assert_ne!(lab.told(summary(&[1], &[])).state, State::Recovering);
 }
 
 #[test]

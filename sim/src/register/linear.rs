@@ -165,8 +165,10 @@ impl Seen {
             }
             Action::Found { node } if state.holder.is_some_and(|holder| holder.node == node) => (now, state.holder),
             Action::Found { node } => {
-                let holder = self.late(node, free(100))?;
-                (holder.since, Some(holder))
+                // Nobody was told when that was: it may have been long before somebody looked.
+                let earliest = state.holder.map_or(state.now, |holder| state.now.max(self.over(&holder, 100)));
+                let holder = self.late(node, earliest)?;
+                (now.max(holder.since), Some(holder))
             }
             Action::Absent => (free(98), None),
         };
@@ -283,6 +285,18 @@ mod tests {
         bad(&seen(&[grant(1, 0, 1), found(2, 2, 3)]));
         // The lease may be over for as long as nobody has taken it.
         good(&seen(&[grant(1, 0, 1), found(1, 100, 101)]));
+    }
+
+    #[test]
+    fn a_claim_that_nobody_was_told_of_may_have_been_carried_out_long_before_it_is_found() {
+        // Register life 5020: granted at 5 at the earliest, found at 50, and over by 70.
+        let hidden = |from| Seen { claims: vec![claim(1, 5)], ..seen(&[found(1, 50, 51), absent(from, from + 1)]) };
+        good(&hidden(70));
+        // Nobody has it only once its lease is over, whenever that began.
+        bad(&hidden(55));
+        // And not before somebody found nobody.
+        let after = Seen { claims: vec![claim(1, 5)], ..seen(&[absent(30, 31), found(1, 50, 51), absent(70, 71)]) };
+        bad(&after);
     }
 
     #[test]

@@ -21,6 +21,9 @@ const LEAVING: Duration = Duration::from_secs(25);
 /// How many lines of a daemon's are told when it failed.
 const LAST_WORDS: usize = 12;
 
+/// How a machine comes back that has left.
+const JOIN: &[&str] = &["join", "lab", "--dns", "off", "-v"];
+
 /// What is wrong with a machine.
 enum Trouble {
     Dead,
@@ -38,6 +41,8 @@ pub struct Nemesis {
     lease: Duration,
     /// Of each machine, what is wrong and until when.
     troubles: Vec<Option<(Trouble, Duration)>>,
+    /// Machines that have left once. Who is killed right after `join` has not come back yet, and types it again.
+    rejoins: std::collections::BTreeSet<usize>,
     parted_until: Option<Duration>,
     /// How many machines may be in trouble at once, those behind a partition and those that leave not counted.
     at_once: usize,
@@ -50,8 +55,8 @@ impl Nemesis {
     pub fn new(seed: u64, machines: usize, lease: Duration) -> Self {
         let troubles = (0..machines).map(|_| None).collect();
         let at_once = machines / 3;
-        let (log, counts) = (Vec::new(), std::collections::BTreeMap::new());
-        Self { seed, random: seed, lease, troubles, parted_until: None, at_once, log, counts }
+        let (rejoins, log, counts) = Default::default();
+        Self { seed, random: seed, lease, troubles, rejoins, parted_until: None, at_once, log, counts }
     }
 
     /// Does its work for this long, then undoes it.
@@ -224,11 +229,13 @@ impl Nemesis {
                     keep_words(&mut nine.nodes[node], node, self.seed, self.log.len());
                     watcher.release_ends(node);
                     nine.nodes[node].kill();
-                    nine.nodes[node].start(&["join", "lab", "--dns", "off", "-v"])?;
+                    nine.nodes[node].start(JOIN)?;
+                    self.rejoins.insert(node);
                     self.note(watcher, "join", &format!("{node}"));
                 }
                 Trouble::Dead => {
-                    nine.nodes[node].start(&["up", "-v"])?;
+                    let up: &[&str] = if self.rejoins.contains(&node) { JOIN } else { &["up", "-v"] };
+                    nine.nodes[node].start(up)?;
                     self.note(watcher, "start", &format!("{node}"));
                 }
                 Trouble::Stopped => {

@@ -1,6 +1,6 @@
 //! What status pages say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use libp2p_identity::PeerId;
 use crate::ballot::Token;
 use crate::clock::Now;
 use crate::command::LeaseKey;
-use crate::env::Env;
+use crate::env::{DropReason, Env};
 use crate::identity::PublicKey;
 use crate::record::RegisterKey;
 use crate::sign::NamespaceId;
@@ -81,6 +81,8 @@ pub struct Summary {
     pub recovering: Option<(usize, Duration)>,
     /// Why this node is no candidate for a replica; `None` if it is one, or is a replica.
     pub hindrance: Option<&'static str>,
+    /// What came from peers and was ignored, and why, some seconds ago.
+    pub drops: BTreeMap<DropReason, u64>,
     /// What this node's leases rest on.
     pub leases: Vec<LeaseFacts>,
     /// Admitted peers.
@@ -173,6 +175,7 @@ impl Namespace {
             alone: self.newest_views().any(|view| view.members.iter().all(|member| member.identity == me)),
             votes_in: (0, usize::from(self.membership.chain().shard_count())),
             recovering: None,
+            drops: self.chores.drops().clone(),
             hindrance: None,
             leases: Vec::new(),
             peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),

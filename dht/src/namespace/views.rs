@@ -30,6 +30,8 @@ use super::Namespace;
 const HANDING_OVER: Duration = Duration::from_secs(12);
 /// How often replicas that keep the state of old views ask whether it is still needed.
 const ASK_NEWEST: Duration = Duration::from_secs(30);
+/// How often the node is told what was dropped, while that grows.
+const TELL_DROPS: Duration = Duration::from_secs(10);
 /// How often a shard is looked up whose replicas do not answer.
 const SEEK_EVERY: Duration = Duration::from_secs(60);
 
@@ -62,6 +64,8 @@ pub(super) enum Vouched {
 pub(super) struct Chores {
     ask_at: Instant,
     seek_at: Instant,
+    drops_at: Instant,
+    drops: BTreeMap<DropReason, u64>,
     told: Option<Facts>,
 }
 
@@ -75,11 +79,17 @@ struct Facts {
     own: Option<Ipv4Addr>,
     claims: Vec<LeaseKey>,
     leases: BTreeMap<LeaseKey, Token>,
+    drops: BTreeMap<DropReason, u64>,
 }
 
 impl Chores {
     pub(super) fn new(now: Instant) -> Self {
-        Self { ask_at: now + ASK_NEWEST, seek_at: now, told: None }
+        Self { ask_at: now + ASK_NEWEST, seek_at: now, drops_at: now, drops: BTreeMap::new(), told: None }
+    }
+
+    /// What was dropped, as the node was told last.
+    pub(super) fn drops(&self) -> &BTreeMap<DropReason, u64> {
+        &self.drops
     }
 }
 
@@ -248,6 +258,10 @@ impl Namespace {
 
     /// Tells the node what its status pages say, whenever that changes.
     pub(super) fn tell_status(&mut self, now: Now) {
+        if self.chores.drops_at <= now.mono {
+            self.chores.drops_at = now.mono + TELL_DROPS;
+            self.chores.drops.clone_from(self.out.drops());
+        }
         let facts = self.facts(now);
         if self.chores.told.as_ref() != Some(&facts) {
             self.chores.told = Some(facts);
@@ -268,6 +282,7 @@ impl Namespace {
             own: self.leases.own_address(),
             claims: self.leases.claims(&env),
             leases: self.leases.tokens(&env),
+            drops: self.chores.drops.clone(),
         }
     }
 

@@ -299,6 +299,8 @@ impl Engine {
         self.tunnel.drops().iter().for_each(|(reason, count)| add("tunnel", reason.as_str(), *count));
         self.dhcp.drops().iter().for_each(|(reason, count)| add("dhcp", reason.as_str(), *count));
         self.dns.drops().iter().for_each(|(reason, count)| add("dns", reason.as_str(), *count));
+        let dht = self.standing.iter().flat_map(|standing| &standing.summary.drops);
+        dht.for_each(|(reason, count)| add("dht", reason.as_str(), *count));
         self.drops.iter().for_each(|(reason, count)| add("engine", reason, *count));
         all
     }

@@ -1,5 +1,7 @@
 //! What status says of the replicas and of what each lease rests on.
 
+use std::collections::BTreeMap;
+
 use dht::{LeaseFacts, ShardFacts, Summary};
 
 use super::*;
@@ -35,6 +37,7 @@ fn summary(members: &[u8], silent: &[(u8, u64)]) -> Summary {
         home,
         votes_in: (mine, 1),
         recovering: None,
+        drops: BTreeMap::new(),
         hindrance: None,
         leases: Vec::new(),
         peers: Vec::new(),

@@ -112,7 +112,12 @@ impl Stations {
         let old = |scope: &Scope| env.chain.newest(scope.shard).is_some_and(|newest| Scope::of(newest) > *scope);
         let founded = env.newest().filter(|view| view.number > 0);
         let founded = founded.filter_map(|view| env.chain.get(view.shard, 0, 0)).map(Scope::of);
-        let all: BTreeSet<Scope> = self.stations.keys().copied().chain(founded).filter(old).collect();
+        // Of a long history most is retired.
+        let stored = self.stations.iter().filter(|(_, station)| station.standing != Standing::Retired);
+        let stored = stored.map(|(scope, _)| *scope);
+        let retired = |scope: &Scope| self.stations.get(scope).is_some_and(|s| s.standing == Standing::Retired);
+        let founded = founded.filter(|scope| !retired(scope));
+        let all: BTreeSet<Scope> = stored.chain(founded).filter(old).collect();
         let keeps = |scope: &Scope| {
             let view = env.known(scope);
             view.and_then(|view| self.standing(env, view)) == Some(Standing::Wedged)
@@ -123,6 +128,13 @@ impl Stations {
     /// Whether the state of an older view of this shard is kept here.
     pub(crate) fn keeps(&self, env: &Env<'_>, shard: u16) -> bool {
         self.kept(env).iter().any(|scope| scope.shard == shard)
+    }
+
+    /// Whether the newest view of this shard can do without the one before, as far as this node knows: a member of that one
+    /// keeps (`kept`) its state until a quorum of the newest serves, any other member is sure once it has the state itself.
+    pub(crate) fn is_settled(&self, env: &Env<'_>, view: &View, kept: &[Scope]) -> bool {
+        let waits = self.standing(env, view) == Some(Standing::Transferring) && !env.chain.is_recovered(view);
+        !waits && kept.iter().all(|scope| scope.shard != view.shard)
     }
 
     /// Whether anything is kept here at all, as far as that is known without the views.

@@ -37,7 +37,7 @@ pub struct LeaseFacts {
     pub renewal: Option<Duration>,
 }
 
-/// The newest view of one shard.
+/// The newest view of one shard that serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardFacts {
     /// The shard.
@@ -141,9 +141,17 @@ impl Namespace {
         (home, rests)
     }
 
-    /// The newest view of a shard, and who is silent in it at this moment.
+    /// The view of a shard on which grants rest, and who is silent in it at this moment. A newer one that was decided is
+    /// shown once a quorum serves it: the members of the one before may go then.
     fn shard_facts(&self, shard: u16, now: Option<Now>) -> ShardFacts {
-        let view = self.membership.chain().newest(shard);
+        let chain = self.membership.chain();
+        let newest = chain.newest(shard);
+        let settled = |view: &&View| {
+            let Some(now) = now else { return true };
+            let (env, stations) = (env!(self, now), &self.acceptor.stations);
+            stations.is_settled(&env, view, &stations.kept(&env))
+        };
+        let view = newest.filter(settled).or_else(|| newest.and_then(|newest| chain.before(newest))).or(newest);
         let silent = match (view, now) {
             (Some(view), Some(now)) => self.presences.silent(&env!(self, now), view),
             (Some(_), None) | (None, _) => Vec::new(),

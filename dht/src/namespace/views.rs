@@ -72,7 +72,7 @@ pub(super) struct Chores {
 /// What the node was told last.
 #[derive(Debug, PartialEq, Eq)]
 struct Facts {
-    views: Vec<(Scope, Option<Standing>)>,
+    views: Vec<(Scope, Option<Standing>, bool)>,
     silent: BTreeSet<PublicKey>,
     hindrance: Option<&'static str>,
     reachable: Option<bool>,
@@ -274,8 +274,14 @@ impl Namespace {
         let env = env!(self, now);
         let silent = env.newest().flat_map(|view| self.presences.silent(&env, view));
         let newest = env.newest();
+        let kept = self.acceptor.stations.kept(&env);
         Facts {
-            views: newest.map(|view| (Scope::of(view), self.acceptor.stations.standing(&env, view))).collect(),
+            views: newest
+                .map(|view| {
+                    let stations = &self.acceptor.stations;
+                    (Scope::of(view), stations.standing(&env, view), stations.is_settled(&env, view, &kept))
+                })
+                .collect(),
             silent: silent.map(|(identity, _)| identity).collect(),
             hindrance: self.presences.hindrance(now.mono),
             reachable: self.leases.reachable(),

@@ -82,6 +82,25 @@ fn a_node_that_nobody_can_reach_becomes_no_replica() {
     assert_eq!(members(&net, 1, ip), [1]);
 }
 
+/// What status pages show may be relied on: whoever sees the larger view there may switch the creator off.
+#[test]
+fn a_view_is_shown_once_a_quorum_serves_it() {
+    let mut net = Net::new(1, &[A, B], Rules::ALL);
+    let ip = net.ip(5);
+    net.claim(A, ip).unwrap();
+    // The view is decided, and nobody gets what the one before held.
+    net.run(secs(90), is_snapshot);
+    assert_eq!(members(&net, 1, ip), [1, A, B]);
+    let shown = |net: &Net, node: u8| net.nodes[&node].live.as_ref().unwrap().summary_at(net.now(node)).rests[0].view;
+    assert_eq!((shown(&net, 1), shown(&net, A)), (0, 0));
+    net.run(secs(30), none);
+    assert_eq!((shown(&net, 1), shown(&net, A)), (1, 1));
+    net.crash(1);
+    let id = net.begin_claim(B, net.ip(9), "self", Keep::No);
+    net.run(secs(4), none);
+    assert!(net.claimed(B, id).unwrap().is_ok());
+}
+
 /// What a lease's certificate rests on is the view that granted it. After a change others hold the register, and they vouch for it.
 #[test]
 fn a_lease_that_was_granted_before_a_change_is_found_after_it() {

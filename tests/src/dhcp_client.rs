@@ -188,8 +188,18 @@ impl Client {
             }
             Self::Dhcpcd => {
                 // Its control socket hides in the mount namespace; this signal means the same as `dhcpcd --release`.
+                // One that comes while it waits for its hook is lost now and then.
+                let mut running = running;
                 running.signal(Signal::ALARM)?;
-                running.finish(LIMIT)?;
+                let mut asked = wait::now();
+                let ended = wait::until("dhcpcd's end", LIMIT, || {
+                    if running.is_running() && asked.elapsed() > Duration::from_secs(5) {
+                        asked = wait::now();
+                        let _ = running.signal(Signal::ALARM);
+                    }
+                    (!running.is_running()).then_some(())
+                });
+                ended.with_context(|| running.said())?;
             }
             Self::Udhcpc => {
                 running.signal(Signal::USR2)?;

@@ -52,6 +52,8 @@ pub struct Rules {
     pub quorum_per_key: bool,
     /// A claim that was given up is followed by a release.
     pub release_given_up: bool,
+    /// A client that keeps an address gives back any other that was kept for it.
+    pub one_kept_address: bool,
     /// Names have one spelling.
     pub normal_names: bool,
     /// Refusals write nothing.
@@ -125,6 +127,7 @@ impl Rules {
         elapsed_saved: true,
         quorum_per_key: true,
         release_given_up: true,
+        one_kept_address: true,
         normal_names: true,
         refusals_write_nothing: true,
         guarded: true,

@@ -14,7 +14,7 @@ use crate::identity::PublicKey;
 use crate::record::{OpKind, normal_name};
 
 use super::entry::{Entry, entry_key};
-use super::{Leases, PATIENCE, silence};
+use super::{Leases, PATIENCE, RESEND, silence};
 
 /// Most claims under way at once.
 const MAX_JOBS: usize = 1024;
@@ -56,12 +56,9 @@ impl Leases {
             Hold::Offer => OFFER.min(lease / 2),
             Hold::Full => lease,
         };
-        let last = self.entries.iter().filter(|(_, entry)| entry.client == claim.client && !entry.gone);
+        let last = self.addresses_of(&claim.client);
         let last = last.max_by_key(|(_, entry)| (entry.usable(env), entry.held.as_ref().map(|held| held.token)));
-        let last = last.and_then(|(key, _)| match key {
-            LeaseKey::Address(ip) => Some(*ip),
-            LeaseKey::Name(_) => None,
-        });
+        let last = last.map(|(ip, _)| ip);
         let choices = if claim.only_wanted {
             vec![claim.want]
         } else {
@@ -142,15 +139,43 @@ impl Leases {
             && let Some(lease) = entry.lease(env, &key)
         {
             out.persist(entry_key(&key), Some(entry.to_bytes()));
+            self.keep_one(env, out, &key);
             return self.end_job(out, id, Ok(lease));
         }
         entry.jobs.push(id);
         let joins = |op: &crate::record::Op| op.kind == OpKind::Claim && op.dur_ms == dur_ms;
-        if entry.pending.as_ref().is_some_and(|pending| joins(&pending.op.op)) {
+        if let Some(pending) = entry.pending.as_mut().filter(|pending| joins(&pending.op.op)) {
+            // Whoever claims now need not wait for as long as the silence has made the pauses.
+            pending.resend_at = pending.resend_at.min(env.now.mono + RESEND);
             return;
         }
         out.persist(entry_key(&key), Some(entry.to_bytes()));
         self.start_op(env, out, &key, OpKind::Claim);
+    }
+
+    /// The addresses that this node holds, or wants, for a client.
+    fn addresses_of(&self, client: &ClientId) -> impl Iterator<Item = (Ipv4Addr, &Entry)> {
+        self.entries.iter().filter(|(_, entry)| entry.client == *client && !entry.gone).filter_map(|(key, entry)| {
+            match key {
+                LeaseKey::Address(ip) => Some((*ip, entry)),
+                LeaseKey::Name(_) => None,
+            }
+        })
+    }
+
+    /// A client keeps one address: with a new one, any other that is kept for it, or still claimed in the background,
+    /// is given back. It would be renewed for ever, and nobody would use it.
+    pub(super) fn keep_one(&mut self, env: &Env<'_>, out: &mut Outbox, key: &LeaseKey) {
+        let Some(entry) = self.entries.get(key).filter(|entry| entry.keep && env.rules.one_kept_address) else {
+            return;
+        };
+        let LeaseKey::Address(ip) = *key else { return };
+        let kept = self.addresses_of(&entry.client).filter(|(other, entry)| *other != ip && entry.keep);
+        let others: Vec<Ipv4Addr> = kept.map(|(other, _)| other).collect();
+        for other in others.into_iter().map(LeaseKey::Address) {
+            self.refused(out, &other, "its user has another address now");
+            self.release(env, out, &other);
+        }
     }
 
     /// The key is taken: those who wait for it go on to another, or are told.

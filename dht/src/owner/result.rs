@@ -141,6 +141,7 @@ impl Leases {
         }
         let lease = entry.lease(env, key);
         let waiting = std::mem::take(&mut entry.jobs);
+        self.keep_one(env, out, key);
         if let Some(lease) = lease {
             if waiting.is_empty() {
                 out.event(Event::LeaseChanged { lease: lease.clone() });

@@ -1,8 +1,10 @@
 //! One replica, two owners: what must hold when answers are late, processes restart and clocks disagree.
 
+use std::net::Ipv4Addr;
+
 use super::net::{D, FREE, Keep, Net, is_ops, is_results, none, secs};
 use crate::codec::Wire;
-use crate::command::{ClientId, Command, LeaseKey};
+use crate::command::{ClientId, Command, CommandId, Hold, LeaseKey};
 use crate::env::Rules;
 use crate::event::{ClaimError, Event, Resolution};
 use crate::message::Message;
@@ -105,7 +107,7 @@ fn a_taken_address_is_answered_with_another_one() {
     let ip = net.ip(5);
     net.claim(A, ip).unwrap();
     let client = ClientId::of(b"b");
-    let hold = crate::command::Hold::Offer;
+    let hold = Hold::Offer;
     let want = Some(ip);
     let id = net.command(B, |id| Command::ClaimAddress { id, client, want, only_wanted: false, hold, keep: false });
     net.settle();
@@ -341,7 +343,7 @@ fn same_owner_other_client() {
     guards("same_owner_other_client", broken, |rules| rules.client_compared = false);
 }
 
-fn scope_of(net: &Net, ip: std::net::Ipv4Addr) -> Scope {
+fn scope_of(net: &Net, ip: Ipv4Addr) -> Scope {
     let key = crate::record::RegisterKey::Lease(LeaseKey::Address(ip));
     Scope { incarnation: 0, shard: key.shard(&net.world.ns, &net.world.config()), view: 0 }
 }
@@ -387,6 +389,60 @@ fn ghost_grant_is_released() {
         net.claim(B, ip).is_err()
     };
     guards("ghost_grant_is_released", broken, |rules| rules.release_given_up = false);
+}
+
+#[test]
+fn one_client_keeps_one_address() {
+    let broken = |rules| {
+        let mut net = Net::new(1, &[A, B], rules);
+        let (first, second) = (net.ip(5), net.ip(6));
+        let id = net.begin_claim(A, first, "self", Keep::Yes);
+        net.run(secs(5), |packet| packet.from == A);
+        assert!(matches!(net.claimed(A, id), Some(Err(ClaimError::Unavailable(_)))));
+        // The claim goes on in the background, but its user is content with another address by now.
+        net.command(A, |id| kept(id, Some(second), true));
+        net.settle();
+        net.run(D * 3, none);
+        assert_eq!(net.owners(second), [A]);
+        net.claim(B, first).is_err()
+    };
+    guards("one_client_keeps_one_address", broken, |rules| rules.one_kept_address = false);
+}
+
+#[test]
+fn who_has_another_address_loses_the_one_before() {
+    let mut net = Net::new(1, &[A], Rules::ALL);
+    let (first, second) = (net.ip(5), net.ip(6));
+    for ip in [first, second] {
+        net.command(A, |id| kept(id, Some(ip), true));
+        net.settle();
+    }
+    let events = &net.nodes[&A].events;
+    let lost = |event: &Event| matches!(event, Event::LeaseLost { key, .. } if *key == LeaseKey::Address(first));
+    let lost = events.iter().position(lost).unwrap();
+    let claimed = |event: &Event| matches!(event, Event::Claimed { outcome: Ok(lease), .. } if lease.key == LeaseKey::Address(second));
+    assert!(lost < events.iter().position(claimed).unwrap(), "its use ends before that of the next begins");
+    assert_eq!((net.owners(first), net.owners(second)), (vec![], vec![A]));
+}
+
+#[test]
+fn who_has_a_name_asks_for_its_last_address_first_all_the_same() {
+    let mut net = Net::new(1, &[A], Rules::ALL);
+    net.claim_name(A, "printer").unwrap();
+    let ip = net.ip(5);
+    let id = net.command(A, |id| kept(id, Some(ip), true));
+    net.run(secs(5), |packet| packet.from == A);
+    assert!(matches!(net.claimed(A, id), Some(Err(ClaimError::Unavailable(_)))));
+    net.run(secs(20), |packet| packet.from == A);
+    let id = net.command(A, |id| kept(id, None, false));
+    // The pauses between attempts are long by now, but not for a new claim.
+    net.run(secs(2), none);
+    assert_eq!(net.claimed(A, id).unwrap().unwrap().key, LeaseKey::Address(ip));
+}
+
+fn kept(id: CommandId, want: Option<Ipv4Addr>, only_wanted: bool) -> Command {
+    let client = ClientId::of(b"self");
+    Command::ClaimAddress { id, client, want, only_wanted, hold: Hold::Full, keep: true }
 }
 
 #[test]

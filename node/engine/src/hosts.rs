@@ -182,8 +182,12 @@ impl Engine {
             host.lease = lease.clone();
             self.announce_leases(now);
         }
+        let ours = lease.client == self.self_client();
         if let Some(held) = self.hosts.leases.get_mut(&ip) {
             *held = lease;
+        } else if ours && self.hosts.own().is_none() {
+            // What was given up as unanswered was granted after all: it is taken up at once.
+            self.claim_own_address(now);
         }
     }
 

@@ -500,6 +500,23 @@ fn an_address_that_was_lost_is_shown_as_lost_until_there_is_one_again() {
 }
 
 #[test]
+fn an_address_that_is_granted_after_its_claim_was_given_up_is_taken_up_at_once() {
+    let mut lab = Lab::new(Addressing::Own, Hostname::Default("node".into()));
+    lab.grant_address();
+    lab.overlay(dht::Event::LeaseLost { key: LeaseKey::Address(OURS), why: "it ran out" });
+    let before = lab.claims().len();
+    let until = OwnerTime(lab.now.owner.0 + LEASE);
+    let foreign = lease(LeaseKey::Address(OURS), until);
+    lab.overlay(dht::Event::LeaseChanged { lease: foreign.clone() });
+    assert_eq!(lab.claims().len(), before, "a lease of a client behind the TAP is no concern of this machine");
+    let lease = Lease { client: lab.engine.self_client(), ..foreign };
+    lab.overlay(dht::Event::LeaseChanged { lease });
+    assert_eq!(lab.claims().len(), before + 1);
+    lab.grant_address();
+    assert!(lab.engine.hosts.own().is_some());
+}
+
+#[test]
 fn a_claim_that_found_no_room_is_made_later() {
     let now = origin();
     let config = config(Addressing::Own, Hostname::Default("node".into()));

@@ -46,6 +46,7 @@ pub const RULES: &[Mutant] = without![
     fast_path_never_refuses,
     refusals_write_nothing,
     release_given_up,
+    one_kept_address,
     elapsed_saved,
     restored_asks_first,
     fresh_store_asks,

@@ -270,8 +270,8 @@ impl Joiner {
             return;
         }
         match answer.outcome {
-            RedeemOutcome::Admitted(proof) => self.handle_admitted(proof, now),
-            RedeemOutcome::Spent(proof) => self.handle_spent(&proof),
+            RedeemOutcome::Admitted(proof) => self.handle_admitted(from, proof, now),
+            RedeemOutcome::Spent(proof) => self.handle_spent(from, &proof, now),
             RedeemOutcome::Refused(hint) => {
                 let error = match hint {
                     RefusedHint::Expired => JoinError::Expired,
@@ -298,7 +298,7 @@ impl Joiner {
     pub fn handle_timeout(&mut self, now: Now) {
         match self.phase {
             Phase::Hello { peer, until } | Phase::Page { peer, until } if now.mono >= until => self.give_up(peer, now),
-            Phase::Redeem { peer, until, .. } if now.mono >= until => self.give_up(peer, now),
+            Phase::Redeem { peer, until, .. } if now.mono >= until => self.ask_anew(peer, now),
             Phase::Redeem { peer, again, wait, until } if now.mono >= again => {
                 let wait = (wait * 2).min(LONGEST_WAIT);
                 self.phase = Phase::Redeem { peer, again: now.mono + wait, wait, until };
@@ -367,6 +367,15 @@ impl Joiner {
             Phase::Page { peer: awaited, .. } if awaited == peer => self.dial(peer, self.targets.addresses(&peer), now),
             Phase::Hello { .. } | Phase::Page { .. } | Phase::Redeem { .. } | Phase::Pause { .. } | Phase::Done => {}
         }
+    }
+
+    /// What was learnt from this peer may be out of date: views change, and a proof that rests on a newer one proves
+    /// nothing here. The next connection begins with a hello, and that brings what is new.
+    fn ask_anew(&mut self, peer: PeerId, now: Now) {
+        if self.satisfied.remove(&peer) {
+            self.output.push_back(Output::Refuse { peer, reason: Refusal::UnknownView });
+        }
+        self.give_up(peer, now);
     }
 
     fn fail(&mut self, error: JoinError) {
@@ -471,7 +480,7 @@ impl Joiner {
         self.output.push_back(Output::Send { to, message: Message::Redeem(self.request).to_bytes() });
     }
 
-    fn handle_admitted(&mut self, proof: AdmissionProof, now: Now) {
+    fn handle_admitted(&mut self, from: PeerId, proof: AdmissionProof, now: Now) {
         let Some(founded) = &self.founded else { return };
         let config = founded.config.config();
         let until = if now.unix_s >= config.issued_at { now.unix_s.saturating_add(DATA_KEY_LIFE_S) } else { 0 };
@@ -479,8 +488,8 @@ impl Joiner {
         let RedeemRequest { invite, entry } = self.request;
         let credential = Credential::new(&self.ns, &self.identity, invite, entry, proof, data_key);
         if credential.verify(&self.ns, config, &founded.chain).is_err() {
-            // Not proven, so not believed: the next retry asks again.
-            return;
+            // Not proven, so not believed.
+            return self.ask_anew(from, now);
         }
         let mut store_id = [0; 16];
         self.rng.fill_bytes(&mut store_id);
@@ -494,11 +503,11 @@ impl Joiner {
     }
 
     /// Believed only with the proof: a value that was never chosen could turn everybody away.
-    fn handle_spent(&mut self, proof: &SpentProof) {
+    fn handle_spent(&mut self, from: PeerId, proof: &SpentProof, now: Now) {
         let Some(founded) = &self.founded else { return };
         let proven = proof.verify(&self.ns, &self.request.invite, founded.config.config(), &founded.chain);
         if proven.is_err() || proof.redeemed.slot_of(&self.identity.public()).is_some() {
-            return;
+            return self.ask_anew(from, now);
         }
         let winners = proof.redeemed.entries.iter().filter_map(|entry| entry.identity.peer_id()).collect();
         self.fail(JoinError::Spent { winners });

@@ -357,7 +357,7 @@ pub(crate) async fn wait_ready(running: &Running) -> anyhow::Result<String> {
             Progress::Ready(line) => return Ok(line),
             Progress::Failed(why) | Progress::Denied(why) => return Err(anyhow!(why)),
             Progress::Stopped => bail!("the namespace was stopped"),
-            Progress::Starting => {}
+            Progress::Starting(_) => {}
         }
         progress.changed().await.map_err(|_| anyhow!("the namespace was stopped"))?;
     }

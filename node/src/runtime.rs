@@ -34,7 +34,8 @@ const ENDPOINTS_EVERY: Duration = Duration::from_secs(15);
 /// How far a namespace has come.
 #[derive(Clone, Debug)]
 pub(crate) enum Progress {
-    Starting,
+    /// Not usable yet; what is waited for, once that can be told.
+    Starting(Option<String>),
     /// Usable; the line to print.
     Ready(String),
     /// It ended, and why.
@@ -50,16 +51,24 @@ impl Progress {
     fn failure(&self) -> Option<&String> {
         match self {
             Self::Failed(why) | Self::Denied(why) => Some(why),
-            Self::Starting | Self::Ready(_) | Self::Stopped => None,
+            Self::Starting(_) | Self::Ready(_) | Self::Stopped => None,
         }
     }
 
-    /// What the status says where no engine can be asked.
+    /// What the status says of it where no engine can be asked.
+    fn cause(&self) -> Option<&String> {
+        match self {
+            Self::Starting(what) => what.as_ref(),
+            Self::Failed(_) | Self::Denied(_) | Self::Ready(_) | Self::Stopped => self.failure(),
+        }
+    }
+
+    /// The state that goes with it.
     fn state(&self, was_ready: bool) -> State {
         match self {
             Self::Denied(_) => State::Denied,
-            Self::Failed(_) | Self::Starting | Self::Ready(_) | Self::Stopped if was_ready => State::Lost,
-            Self::Failed(_) | Self::Starting | Self::Ready(_) | Self::Stopped => State::Joining,
+            Self::Failed(_) | Self::Starting(_) | Self::Ready(_) | Self::Stopped if was_ready => State::Lost,
+            Self::Failed(_) | Self::Starting(_) | Self::Ready(_) | Self::Stopped => State::Joining,
         }
     }
 }
@@ -106,7 +115,7 @@ impl Running {
             control: OnceLock::new(),
             replies: Mutex::new(BTreeMap::new()),
             identity: daemon.state.identity().unwrap_or_default(),
-            progress: watch::Sender::new(Progress::Starting),
+            progress: watch::Sender::new(Progress::Starting(None)),
             was_ready: AtomicBool::new(false),
             stop: Notify::new(),
             stopped: watch::Sender::new(false),
@@ -280,7 +289,7 @@ impl Running {
     fn status_without_engine(&self) -> NamespaceStatus {
         let progress = self.progress.borrow();
         let state = progress.state(self.was_ready.load(Ordering::Relaxed));
-        NamespaceStatus::before_joining(&self.alias(), &self.id.to_string(), state, progress.failure().cloned())
+        NamespaceStatus::before_joining(&self.alias(), &self.id.to_string(), state, progress.cause().cloned())
     }
 
     pub(crate) async fn ask(&self, id: RequestId, request: Request) -> anyhow::Result<Reply> {
@@ -477,7 +486,10 @@ impl Running {
                 let settings = self.joined(&daemon.state, &summary)?;
                 *shell = Some(Shell::assemble(self, daemon, &settings, *summary, commands.clone()).await?);
             }
-            DriverEvent::Joining { what } => report::note(&format!("{}: joining: {what}", self.alias())),
+            DriverEvent::Joining { what } => {
+                report::note(&format!("{}: joining: {what}", self.alias()));
+                self.tell(Progress::Starting(Some(what)));
+            }
             DriverEvent::JoinFailed(why) => return Err(JoinOver(why).into()),
             DriverEvent::Listening(addrs) => tracing::debug!(?addrs, "libp2p listens"),
             DriverEvent::ExternalCandidate(addr) => tracing::debug!(%addr, "libp2p seen from outside"),
@@ -533,7 +545,8 @@ mod tests {
         assert_eq!(Progress::Denied("spent".into()).state(false), State::Denied);
         assert_eq!(failed().state(false), State::Joining);
         assert_eq!(failed().state(true), State::Lost);
-        assert_eq!(Progress::Starting.state(false), State::Joining);
+        let asking = Progress::Starting(Some("asking".into()));
+        assert_eq!((asking.state(false), asking.cause().map(String::as_str)), (State::Joining, Some("asking")));
         assert_eq!(failed().failure().map(String::as_str), Some("no TAP"));
         assert_eq!(Progress::Stopped.failure(), None);
     }

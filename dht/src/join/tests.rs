@@ -115,7 +115,7 @@ fn a_lost_answer_brings_the_same_bytes_again() {
 }
 
 #[test]
-fn a_connected_contact_that_does_not_answer_is_asked_again_without_a_dial() {
+fn a_connected_contact_that_does_not_answer_is_asked_anew_from_the_hello_on() {
     let world = World::new();
     let mut joiner = fresh(world.invite(1), 9);
     dials(&mut joiner);
@@ -125,13 +125,32 @@ fn a_connected_contact_that_does_not_answer_is_asked_again_without_a_dial() {
     while joiner.poll_output().is_some() {}
     let mut clock = second(16);
     joiner.handle_timeout(clock);
-    clock.mono = joiner.poll_timeout().unwrap().0;
-    joiner.handle_timeout(clock);
-    assert!(matches!(joiner.poll_output(), Some(Output::Send { to, .. }) if to == peer(1)));
+    assert!(matches!(joiner.poll_output(), Some(Output::Refuse { peer: to, .. }) if to == peer(1)));
     joiner.handle_gone(peer(1), clock);
     clock.mono = joiner.poll_timeout().unwrap().0;
     joiner.handle_timeout(clock);
     assert_eq!(dials(&mut joiner), [peer(1)]);
+}
+
+/// Views change between the hello and the answer to the redemption, and what was learnt with the hello is out of date.
+#[test]
+fn a_proof_by_a_view_that_came_after_the_hello_is_believed_after_another_hello() {
+    let mut world = World::with_founders("lab", 5, TODAY);
+    let mut newcomer = Newcomer::new(world.invite(1), 9);
+    let joiner = &mut newcomer.joiner;
+    assert_eq!(dials(joiner), [peer(1)]);
+    let hello = joiner.hello(peer(1), now());
+    let response = world.founder().handle_hello(peer(9), &hello, now()).unwrap();
+    joiner.handle_hello_response(peer(1), &response, now()).unwrap();
+    world.change_views(20);
+    newcomer.run(&mut world, now());
+    assert!(newcomer.end.is_none(), "{:?}", newcomer.end);
+    let (until, _) = newcomer.joiner.poll_timeout().unwrap();
+    assert!(until < now().mono + Duration::from_secs(1), "soon");
+    let later = Now { mono: until, ..now() };
+    newcomer.joiner.handle_timeout(later);
+    newcomer.run(&mut world, later);
+    assert!(matches!(newcomer.end, Some(JoinerEvent::Joined { .. })), "{:?}", newcomer.end);
 }
 
 #[test]

@@ -50,6 +50,15 @@ pub struct ShardFacts {
     pub silent: Vec<(PeerId, Duration)>,
 }
 
+impl ShardFacts {
+    /// How many of those that answer may be lost before nothing is granted any more; negative if that is so already.
+    pub fn spare(&self) -> i64 {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let (all, silent) = (count(self.members.len()), count(self.silent.len()));
+        all - silent - (all / 2 + 1)
+    }
+}
+
 /// What status pages say about a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -69,6 +78,8 @@ pub struct Summary {
     pub lease: Duration,
     /// The shard of this node's own address; 0 while it has and claims none.
     pub home: ShardFacts,
+    /// The shard that the fewest losses would stop; the one at home where none is worse off.
+    pub weakest: ShardFacts,
     /// The shards that decide about what this node holds or claims; the one at home where that is nothing.
     pub rests: Vec<ShardFacts>,
     /// Who votes in any shard, so that every node keeps in touch with them.
@@ -165,6 +176,14 @@ impl Namespace {
         }
     }
 
+    /// What holds for this shard holds for all: as many losses as it bears the whole namespace bears.
+    fn weakest(&self, home: u16, now: Option<Now>) -> ShardFacts {
+        let all = (0..self.membership.chain().shard_count()).map(|shard| self.shard_facts(shard, now));
+        let known = all.filter(|facts| !facts.members.is_empty());
+        let rank = |facts: &ShardFacts| (facts.spare(), facts.members.len(), facts.shard != home, facts.shard);
+        known.min_by_key(rank).unwrap_or_else(|| self.shard_facts(home, now))
+    }
+
     fn summarize(&self, now: Option<Now>) -> Summary {
         let config = self.membership.config();
         let me = self.membership.identity().public();
@@ -178,6 +197,7 @@ impl Namespace {
             mtu: config.mtu,
             lease: config.lease(),
             home: self.shard_facts(home, now),
+            weakest: self.weakest(home, now),
             rests: rests.into_iter().map(|shard| self.shard_facts(shard, now)).collect(),
             replicas: self.replicas().into_iter().collect(),
             alone: self.newest_views().any(|view| view.members.iter().all(|member| member.identity == me)),

@@ -101,6 +101,23 @@ fn a_view_is_shown_once_a_quorum_serves_it() {
     assert!(net.claimed(B, id).unwrap().is_ok());
 }
 
+/// … of all shards alike: what is switched off may be the only replica of any of them.
+#[test]
+fn the_weakest_shard_is_shown_whatever_the_one_at_home_bears() {
+    let mut net = Net::new(1, &[A, B], steady());
+    let ip = net.ip(5);
+    net.begin_claim(A, ip, "self", Keep::Yes);
+    net.settle();
+    let shown = |net: &Net| {
+        let summary = net.nodes[&A].live.as_ref().unwrap().summary_at(net.now(A));
+        (summary.home.members.len(), summary.weakest.members.len(), summary.weakest.shard == summary.home.shard)
+    };
+    assert_eq!(shown(&net), (1, 1, true));
+    propose(&mut net, 1, ip, &[1, A, B]);
+    net.run(secs(5), none);
+    assert_eq!(shown(&net), (3, 1, false));
+}
+
 /// What a lease's certificate rests on is the view that granted it. After a change others hold the register, and they vouch for it.
 #[test]
 fn a_lease_that_was_granted_before_a_change_is_found_after_it() {

@@ -58,9 +58,16 @@ impl Standing {
         now.mono.saturating_duration_since(self.at)
     }
 
-    /// The newest view of the shard of this node's own address.
+    /// The newest view of the shard that the fewest losses would stop.
     pub(crate) fn view(&self, now: Now) -> ViewStatus {
-        self.view_of(&self.summary.home, now)
+        self.view_of(&self.summary.weakest, now)
+    }
+
+    /// What an operator should do before it is too late.
+    pub(crate) fn warning(&self, now: Now) -> Option<String> {
+        let Summary { weakest, home, votes_in: (_, all), .. } = &*self.summary;
+        let warning = self.view(now).warning()?;
+        Some(if weakest.shard == home.shard { warning } else { format!("shard {} of {all}: {warning}", weakest.shard) })
     }
 
     fn view_of(&self, facts: &ShardFacts, now: Now) -> ViewStatus {
@@ -156,7 +163,7 @@ impl ViewStatus {
     }
 
     /// What an operator should do before it is too late.
-    pub(crate) fn warning(&self) -> Option<String> {
+    fn warning(&self) -> Option<String> {
         let (all, needed) = (self.members.len(), self.needed);
         let up = all - self.silent.len().min(all);
         let cure = "an always-on member helps (--no-tap on a small server will do)";

@@ -128,7 +128,7 @@ pub struct NamespaceStatus {
     pub candidacy: Option<String>,
     /// The lease of this node's own address.
     pub lease: Option<LeaseStatus>,
-    /// The replicas of the shard of this node's own address.
+    /// The replicas of the shard that the fewest losses would stop; that of this node's own address where none is worse off.
     pub view: Option<ViewStatus>,
     /// Addresses that this machine holds.
     pub hosts: Vec<HostStatus>,
@@ -240,7 +240,7 @@ impl Engine {
             zone: self.config.zone.clone(),
             dns: self.config.service,
             recovering: self.recovering(now),
-            warning: view.as_ref().and_then(ViewStatus::warning),
+            warning: self.standing.as_ref().and_then(|standing| standing.warning(now)),
             candidacy: self.standing.as_ref().map(Standing::candidacy),
             lease: own.map(|host| LeaseStatus {
                 token: host.lease.token.to_string(),

@@ -34,6 +34,7 @@ fn summary(members: &[u8], silent: &[(u8, u64)]) -> Summary {
         replicas: home.members.clone(),
         alone: home.members == [replica(1)],
         rests: vec![home.clone()],
+        weakest: home.clone(),
         home,
         votes_in: (mine, 1),
         recovering: None,
@@ -138,15 +139,20 @@ fn only_shards_that_something_here_rests_on_make_a_minority() {
     let status = lab.told(named);
     assert_eq!(status.state, State::Renewing);
     assert!(status.cause.unwrap().contains("2 of 3 replicas of view 4 do not answer"));
-    assert_eq!(
-        status.view.map(|view| (view.shard, view.silent.len())),
-        Some((0, 0)),
-        "the view is that of the address"
-    );
     // And the address on this one.
     let status = lab.told(Summary { home: lame.clone(), rests: vec![lame], ..well });
-    assert_eq!(status.view.map(|view| (view.shard, view.silent.len())), Some((7, 2)));
     assert_eq!(status.state, State::Renewing);
+}
+
+#[test]
+fn the_view_is_that_of_the_shard_which_the_fewest_losses_would_stop() {
+    let mut lab = Lab::connected();
+    let grown = summary(&[1, 2, 3], &[]);
+    let small = Summary { weakest: shard(7, &[1], &[]), votes_in: (16, 16), ..grown.clone() };
+    let status = lab.told(small);
+    assert_eq!(status.view.map(|view| (view.shard, view.members.len())), Some((7, 1)));
+    assert!(status.warning.unwrap().starts_with("shard 7 of 16: one machine's sleep would stop grants"));
+    assert_eq!(lab.told(grown).view.map(|view| (view.shard, view.members.len())), Some((0, 3)));
 }
 
 #[test]

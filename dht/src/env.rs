@@ -1,14 +1,16 @@
 //! What every part of the register is told with each step, and where it puts what it wants done.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
 
 use crate::clock::Now;
 use crate::codec::Wire;
+use crate::command::LeaseKey;
 use crate::config::Config;
-use crate::event::{Event, Output, Write};
+use crate::event::{Deciders, Event, Output, Write};
 use crate::identity::{PublicKey, SecretKey};
 use crate::invite::SignedInvite;
 use crate::message::{AcceptItem, Message};
@@ -201,6 +203,18 @@ impl<'a> Env<'a> {
     pub(crate) fn newest(&self) -> impl Iterator<Item = &'a View> + use<'a> {
         let chain = self.chain;
         (0..chain.shard_count()).filter_map(|shard| chain.newest(shard))
+    }
+
+    /// Who decides about an address.
+    pub(crate) fn deciders(&self, ip: Ipv4Addr) -> Deciders {
+        let key = RegisterKey::Lease(LeaseKey::Address(ip));
+        let view = self.view_of(&key);
+        let members = view.map(|view| view.members.as_slice()).unwrap_or_default();
+        Deciders {
+            shard: key.shard(self.ns, self.config),
+            view: view.map_or(0, |view| view.number),
+            members: members.iter().filter_map(|member| member.identity.peer_id()).collect(),
+        }
     }
 
     /// How long a replica keeps a lease of this duration.

@@ -175,11 +175,24 @@ pub enum Resolution {
         certificate: Vec<u8>,
         /// How long the answer may be used.
         remaining: Duration,
+        /// Who decides about the address.
+        deciders: Box<Deciders>,
     },
     /// Nobody holds it, says a quorum.
     Absent,
     /// There is no saying.
     Unknown,
+}
+
+/// The newest view of a shard, as far as this node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deciders {
+    /// The shard.
+    pub shard: u16,
+    /// The view's number.
+    pub view: u64,
+    /// Its members.
+    pub members: Vec<PeerId>,
 }
 
 /// A lease that a peer has proven.

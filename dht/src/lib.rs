@@ -57,7 +57,7 @@ pub use command::{ClientId, Command, CommandId, Contact, Hold, LeaseKey, Role};
 pub use env::DropReason;
 #[doc(hidden)]
 pub use env::Rules;
-pub use event::{ClaimError, Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
+pub use event::{ClaimError, Deciders, Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
 pub use namespace::{Image, Keys, LeaseFacts, LoadError, Namespace, ShardFacts, Summary};
 pub use recovery::{RecoverError, RecoveryPlan, ShardPlan};
 pub use sign::NamespaceId;

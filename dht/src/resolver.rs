@@ -489,7 +489,8 @@ fn resolution(
 ) -> Option<Resolution> {
     let remaining = until.0.saturating_sub(env.now.owner.0);
     let (token, certificate) = (found.token, found.certificate.clone());
-    Some(Resolution::Found { ip, owner: found.owner.peer_id()?, name, token, certificate, remaining })
+    let (owner, deciders) = (found.owner.peer_id()?, Box::new(env.deciders(ip)));
+    Some(Resolution::Found { ip, owner, name, token, certificate, remaining, deciders })
 }
 
 fn answer(out: &mut Outbox, id: CommandId, outcome: Resolution) {

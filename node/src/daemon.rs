@@ -228,14 +228,7 @@ impl Daemon {
             Call::Status { namespace } => self.status(namespace).await,
             Call::Lookup { namespace, what } => {
                 let running = self.one(namespace).await?;
-                let mut value = reply_value(self.ask(&running, Request::Lookup { what }).await?)?;
-                if let (Some(object), Some(summary)) = (value.as_object_mut(), running.summary()) {
-                    object.insert(
-                        "view".into(),
-                        json!({"number": summary.home.view, "members": texts(&summary.home.members)}),
-                    );
-                }
-                Ok(value)
+                reply_value(self.ask(&running, Request::Lookup { what }).await?)
             }
             Call::Ping { namespace, what } => {
                 let running = self.one(namespace).await?;
@@ -395,8 +388,4 @@ fn reply_value(reply: Reply) -> anyhow::Result<Value> {
             Ok(only.unwrap_or(value))
         }
     }
-}
-
-pub(crate) fn texts(peers: &[libp2p::PeerId]) -> Vec<String> {
-    peers.iter().map(ToString::to_string).collect()
 }

@@ -68,6 +68,9 @@ fn overlay_ping_names_the_path_and_lookup_the_owner() -> anyhow::Result<()> {
         let owner = a.overlay_ok(&["lookup", what])?;
         assert!(owner.contains(&peer) && owner.contains(ip), "{owner}");
     }
+    let found: serde_json::Value = serde_json::from_str(&a.overlay_ok(&["lookup", "--json", ip])?)?;
+    let replicas = &found["view"]["members"];
+    assert_eq!(replicas, &serde_json::json!([a.whole_status()?["peer_id"]]), "{found:#}");
     Ok(())
 }
 

@@ -97,6 +97,7 @@ impl Namespace {
             token: lease.token,
             certificate: lease.certificate,
             remaining: lease.usable_until.0.saturating_sub(env.now.owner.0),
+            deciders: Box::new(env.deciders(ip)),
         })
     }
 

@@ -64,6 +64,24 @@ pub enum Request {
     HandOver,
 }
 
+/// The view that decides about an address, as `overlay lookup` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerView {
+    /// Its number.
+    pub number: u64,
+    /// The shard that it decides about.
+    pub shard: u16,
+    /// The P2P ids of its replicas.
+    pub members: Vec<String>,
+}
+
+impl OwnerView {
+    fn of(deciders: &dht::Deciders) -> Self {
+        let members = deciders.members.iter().map(ToString::to_string).collect();
+        Self { number: deciders.view, shard: deciders.shard, members }
+    }
+}
+
 /// What the command line is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -80,6 +98,8 @@ pub enum Reply {
         token: String,
         /// How long the lease goes on, as far as known.
         remaining_s: u64,
+        /// Who decides about the address.
+        view: OwnerView,
     },
     /// An answer to a ping.
     Pong {
@@ -209,8 +229,10 @@ impl Engine {
 
     pub(crate) fn request_resolved(&mut self, id: RequestId, outcome: dht::Resolution, now: Now) {
         let Some(waiting) = self.requests.waiting.remove(&id) else { return };
-        let (ip, owner, name, token, remaining) = match outcome {
-            dht::Resolution::Found { ip, owner, name, token, remaining, .. } => (ip, owner, name, token, remaining),
+        let (ip, owner, name, token, remaining, deciders) = match outcome {
+            dht::Resolution::Found { ip, owner, name, token, remaining, deciders, certificate: _ } => {
+                (ip, owner, name, token, remaining, deciders)
+            }
             dht::Resolution::Absent => return self.reply(id, self.nobody(&waiting.kind)),
             dht::Resolution::Unknown => return self.reply(id, self.unreachable(&waiting.kind)),
         };
@@ -224,13 +246,13 @@ impl Engine {
                 self.send_ping(owner, id.0, now);
             }
             Waits::Lookup | Waits::Pong { .. } | Waits::Invite | Waits::Recover | Waits::Leave | Waits::HandOver => {
-                let remaining_s = remaining.as_secs();
                 let reply = Reply::Owner {
                     ip,
                     peer_id: owner.to_string(),
                     hostname: name,
                     token: token.to_string(),
-                    remaining_s,
+                    remaining_s: remaining.as_secs(),
+                    view: OwnerView::of(&deciders),
                 };
                 self.reply(id, reply);
             }

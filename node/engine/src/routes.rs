@@ -80,7 +80,7 @@ impl Engine {
     pub(crate) fn route_resolved(&mut self, ip: Ipv4Addr, outcome: dht::Resolution, now: Now) {
         let answer = match outcome {
             dht::Resolution::Found { owner, .. } if owner == self.me => Resolution::Absent,
-            dht::Resolution::Found { ip: _, owner, name, token, certificate, remaining } => {
+            dht::Resolution::Found { ip: _, owner, name, token, certificate, remaining, deciders: _ } => {
                 if self.learn_route(ip, (owner, name, certificate), (token, remaining), now) {
                     Resolution::Peer(owner)
                 } else {

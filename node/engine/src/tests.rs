@@ -321,7 +321,8 @@ fn a_first_packet_waits_for_its_route() {
     let [(id, THEIRS)] = lab.resolves()[..] else { panic!("{:?}", lab.commands) };
     assert!(lab.heard.is_empty());
     let (token, certificate) = (Token::default(), vec![7; 100]);
-    let outcome = Resolution::Found { ip: THEIRS, owner: peer(), name: None, token, certificate, remaining: LEASE };
+    let (ip, owner, deciders) = (THEIRS, peer(), Box::default());
+    let outcome = Resolution::Found { ip, owner, name: None, token, certificate, remaining: LEASE, deciders };
     lab.overlay(dht::Event::Resolved { id, outcome });
     assert_eq!(lab.heard, [(Kind::Packet, packet(OURS, THEIRS))]);
 }

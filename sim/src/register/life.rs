@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dht::record::guard;
-use dht::{Hold, LeaseKey, Rules};
+use dht::{ClientId, Hold, LeaseKey, Rules};
 use rand::RngExt;
 
 use super::links::Weather;
@@ -129,7 +129,8 @@ fn act(world: &mut World) {
     let ip = WANTED[world.rng.random_range(0..WANTED.len())];
     match world.rng.random_range(0..10) {
         0..5 => {
-            let client = if world.rng.random_bool(0.9) { "self" } else { "guest" };
+            // None of them the machine itself, whose own address would be given back for this one.
+            let client = if world.rng.random_bool(0.9) { "desk" } else { "guest" };
             let hold = if world.rng.random_bool(0.8) { Hold::Full } else { Hold::Offer };
             let keep = world.rng.random_bool(0.3);
             world.claim_for(node, (ip, client), hold, keep);
@@ -171,9 +172,9 @@ fn mended(world: &mut World, nemesis: &mut Nemesis, lease: Duration) -> Result<D
             return Err(world.report("somebody has lost its address for no reason".to_owned()));
         }
         if world.time <= start + lease / 3
-            && let Some((node, ip)) = had.iter().find(|had| world.lease(had.0, &LeaseKey::Address(had.1)).is_none())
+            && let Some(lost) = had.iter().find(|had| had.is_lost(world))
         {
-            return Err(world.report(format!("n{node} had {ip} and has lost it")));
+            return Err(world.report(format!("n{} had {} and has lost it", lost.node, lost.ip)));
         }
         // Long enough for everybody to renew once more.
         if healed.is_some_and(|healed| world.time >= start + healed + lease / 2) && world.agree().is_ok() {
@@ -187,8 +188,25 @@ fn mended(world: &mut World, nemesis: &mut Nemesis, lease: Duration) -> Result<D
     Ok(healed)
 }
 
+/// Who has what.
+struct Holder {
+    node: usize,
+    ip: Ipv4Addr,
+    client: ClientId,
+}
+
+impl Holder {
+    /// Neither this address is there nor another one that its user has got instead.
+    fn is_lost(&self, world: &World) -> bool {
+        let of_user = |ip| world.lease(self.node, &LeaseKey::Address(ip)).is_some_and(|l| l.client == self.client);
+        !WANTED.into_iter().chain([self.ip]).any(of_user)
+    }
+}
+
 /// Who has what for at least so much longer.
-fn holders(world: &World, least: Duration) -> Vec<(usize, Ipv4Addr)> {
+fn holders(world: &World, least: Duration) -> Vec<Holder> {
     let all = (0..world.len()).flat_map(|node| WANTED.into_iter().chain([own(node)]).map(move |ip| (node, ip)));
-    all.filter(|(node, ip)| world.remaining(*node, &LeaseKey::Address(*ip)) >= least).collect()
+    let lasting = all.filter(|(node, ip)| world.remaining(*node, &LeaseKey::Address(*ip)) >= least);
+    let holder = |(node, ip)| Some(Holder { node, ip, client: world.lease(node, &LeaseKey::Address(ip))?.client });
+    lasting.filter_map(holder).collect()
 }

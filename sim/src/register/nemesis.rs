@@ -321,6 +321,12 @@ impl World {
         self.command(node, Command::ClaimAddress { id, client, want, only_wanted, hold, keep });
     }
 
+    /// Claims a name for the machine itself, and keeps it.
+    pub fn claim_name(&mut self, node: usize, name: &str) {
+        let (id, client) = (CommandId(self.next_id()), dht::ClientId::of(b"self"));
+        self.command(node, Command::ClaimName { id, name: name.to_owned(), client, keep: true });
+    }
+
     /// Claims an address for somebody behind the machine.
     pub fn claim_for(&mut self, node: usize, (ip, client): (Ipv4Addr, &str), hold: Hold, keep: bool) {
         let id = self.next_id();

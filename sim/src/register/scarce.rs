@@ -38,6 +38,9 @@ fn founded(life: Life) -> Result<World, Failure> {
         world.add(rates);
     }
     world.run_until(Duration::from_secs(15))?;
+    for node in 0..world.len() {
+        world.claim_name(node, &format!("n{node}"));
+    }
     Ok(world)
 }
 
@@ -67,6 +70,9 @@ pub fn scarce(life: Life) -> Result<Duration, Failure> {
         world.run_until(world.time + STEP)?;
         let is_used = |ip| (0..world.len()).any(|node| world.lease(node, &LeaseKey::Address(ip)).is_some());
         if addresses().all(is_used) {
+            if let Some(node) = (0..world.len()).find(|node| held(&world, *node) > 1) {
+                return Err(world.report(format!("n{node} has two addresses, and uses one of them")));
+            }
             world.history.check().map_err(|what| Failure { at: world.time, what })?;
             return Ok(world.time - start);
         }
@@ -74,10 +80,14 @@ pub fn scarce(life: Life) -> Result<Duration, Failure> {
     Err(world.report("an address stays unused long after everything was mended".to_owned()))
 }
 
+fn held(world: &World, node: usize) -> usize {
+    addresses().filter(|ip| world.lease(node, &LeaseKey::Address(*ip)).is_some()).count()
+}
+
 /// Whoever has nothing asks again, as the daemon does.
 fn want_any(world: &mut World) {
     for node in 0..world.len() {
-        if addresses().all(|ip| world.lease(node, &LeaseKey::Address(ip)).is_none()) {
+        if held(world, node) == 0 {
             world.claim_any(node);
         }
     }

@@ -302,7 +302,8 @@ impl Parties {
                 let owner = id(grant.owner);
                 let mut events = self.note(number, ip, &grant);
                 let (token, certificate) = (grant.token, grant.certificate);
-                let outcome = Resolution::Found { ip, owner, name: None, token, certificate, remaining };
+                let deciders = Box::default();
+                let outcome = Resolution::Found { ip, owner, name: None, token, certificate, remaining, deciders };
                 events.push(dht::Event::Resolved { id: command, outcome });
                 events
             }

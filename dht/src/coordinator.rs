@@ -64,7 +64,7 @@ struct Work {
 #[derive(Clone, Debug)]
 enum Source {
     /// An owner's operation.
-    Op(SignedOp),
+    Op(Box<SignedOp>),
     /// A joiner's request for a slot.
     Redeem { from: PublicKey, request: Box<RedeemRequest> },
     /// Replicas that answered a read differently.
@@ -182,7 +182,7 @@ impl Coordinator {
         if acceptor.serving(env, view).is_none() {
             out.drop(DropReason::NotServing);
             // Soon it may, or another does.
-            let again = |op: SignedOp| Work { source: Source::Op(op), attempt: 0 };
+            let again = |op: SignedOp| Work { source: Source::Op(Box::new(op)), attempt: 0 };
             let ops = ops.into_iter().filter(|op| op.owner == owner.identity);
             return ops.for_each(|op| give_up(env, out, acceptor, (scope, u8::MAX), again(op)));
         }
@@ -196,7 +196,7 @@ impl Coordinator {
             } else if let Err(refused) = owner.may(env, acceptor, &op) {
                 Self::answer(env, out, acceptor, scope, &op, Outcome::Refused(refused));
             } else {
-                works.push(Work { source: Source::Op(op), attempt: 0 });
+                works.push(Work { source: Source::Op(Box::new(op)), attempt: 0 });
             }
         }
         self.start(env, out, acceptor, view, works);

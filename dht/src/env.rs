@@ -56,6 +56,12 @@ pub struct Rules {
     pub release_given_up: bool,
     /// A client that keeps an address gives back any other that was kept for it.
     pub one_kept_address: bool,
+    /// A handover counts only until its signer does anything else.
+    pub handover_compared: bool,
+    /// A deputy takes over the very lease that it has seen.
+    pub deputy_names_lease: bool,
+    /// What a deputy took over is kept for its client until the former owner's lease has run out.
+    pub shadow_kept: bool,
     /// Names have one spelling.
     pub normal_names: bool,
     /// Refusals write nothing.
@@ -130,6 +136,9 @@ impl Rules {
         quorum_per_key: true,
         release_given_up: true,
         one_kept_address: true,
+        handover_compared: true,
+        deputy_names_lease: true,
+        shadow_kept: true,
         normal_names: true,
         refusals_write_nothing: true,
         guarded: true,

@@ -39,6 +39,7 @@ pub mod record;
 pub mod recovery;
 pub mod redeem;
 mod resolver;
+pub mod right;
 mod rounds;
 pub mod sign;
 pub mod signal;

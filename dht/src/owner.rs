@@ -28,6 +28,7 @@ use crate::identity::PublicKey;
 use crate::message::{MAX_BATCH, Message};
 use crate::namespace::{Image, LeaseFacts, LoadError};
 use crate::record::{Hint, Op, OpKind, RegisterKey, Scope, SignedOp};
+use crate::right::Right;
 use crate::sign;
 use crate::view::View;
 use entry::{Entry, Pending, entry_key};
@@ -242,7 +243,8 @@ impl Leases {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let Some(view) = env.view_of(&RegisterKey::Lease(key.clone())) else { return };
         let (client, dur_ms) = (entry.client, entry.dur_ms);
-        let op = Op { scope: Scope::of(view), kind, key: key.clone(), client, op_seq, nonce, dur_ms, hint };
+        let (scope, right, deputies) = (Scope::of(view), Right::None, Vec::new());
+        let op = Op { scope, kind, key: key.clone(), client, op_seq, nonce, dur_ms, hint, right, deputies };
         let op = SignedOp::sign(env.ns, env.identity, op);
         entry.next = None;
         let since = entry.pending.as_ref().map_or(env.now.mono, |pending| pending.since);

@@ -9,6 +9,7 @@ use crate::config::{Config, valid_label};
 use crate::identity::{PublicKey, SecretKey};
 use crate::invite::SignedInvite;
 use crate::redeem::{self, Redeemed};
+use crate::right::{MAX_DEPUTIES, Right};
 use crate::sign::{self, BadSignature, Label, NamespaceId, Signature};
 use crate::view::{KeyKind, View};
 
@@ -238,6 +239,10 @@ pub struct Op {
     pub dur_ms: u64,
     /// The other half of the pair.
     pub hint: Hint,
+    /// By what right it is claimed, if another owner has it.
+    pub right: Right,
+    /// Who may take it over for the same client, at most [`MAX_DEPUTIES`].
+    pub deputies: Vec<PublicKey>,
 }
 
 impl Wire for Op {
@@ -250,6 +255,8 @@ impl Wire for Op {
         out.u64(self.nonce);
         out.u64(self.dur_ms);
         self.hint.encode(out);
+        self.right.encode(out);
+        out.list(&self.deputies);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
@@ -261,6 +268,8 @@ impl Wire for Op {
             nonce: input.u64()?,
             dur_ms: input.u64()?,
             hint: Hint::decode(input)?,
+            right: Right::decode(input)?,
+            deputies: input.list(MAX_DEPUTIES, "deputies")?,
         })
     }
 }
@@ -284,9 +293,10 @@ impl SignedOp {
         Self { owner: owner.public(), op, signature }
     }
 
-    /// Checks the owner's signature.
+    /// Checks the owner's signature, and that of a former owner who hands over.
     pub fn verify(&self, ns: &NamespaceId) -> Result<(), BadSignature> {
-        sign::verify(&self.owner, Label::Op, ns, &self.op.to_bytes(), &self.signature)
+        sign::verify(&self.owner, Label::Op, ns, &self.op.to_bytes(), &self.signature)?;
+        self.op.right.verify(ns, &self.owner, &self.op)
     }
 
     /// Whether both are the same operation, possibly signed for different views.
@@ -313,6 +323,9 @@ pub struct Record {
     pub request: SignedOp,
     /// The granted duration in milliseconds: what owner and replicas count, never the one that was asked for.
     pub dur_ms: u64,
+    /// For how many milliseconds a former owner may yet answer for the key, whose deputy took it over. So long no other client
+    /// gets it, not even after a release.
+    pub shadow_ms: u64,
 }
 
 impl Record {
@@ -328,6 +341,10 @@ impl Record {
     pub fn dur(&self) -> Duration {
         Duration::from_millis(self.dur_ms)
     }
+    /// For how long a former owner may yet answer for the key.
+    pub fn shadow(&self) -> Duration {
+        Duration::from_millis(self.shadow_ms)
+    }
     /// What replicas sign.
     pub fn hash(&self) -> [u8; 32] {
         sign::hash("record", &[&self.to_bytes()])
@@ -338,9 +355,10 @@ impl Wire for Record {
     fn encode(&self, out: &mut Writer) {
         self.request.encode(out);
         out.u64(self.dur_ms);
+        out.u64(self.shadow_ms);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { request: SignedOp::decode(input)?, dur_ms: input.u64()? })
+        Ok(Self { request: SignedOp::decode(input)?, dur_ms: input.u64()?, shadow_ms: input.u64()? })
     }
 }
 
@@ -394,7 +412,9 @@ impl Value {
     pub fn verify(&self, ns: &NamespaceId, config: &Config) -> bool {
         match self {
             Self::Lease(record) => {
-                (MIN_LEASE..=config.max_lease()).contains(&record.dur()) && record.request.verify(ns).is_ok()
+                (MIN_LEASE..=config.max_lease()).contains(&record.dur())
+                    && record.shadow() <= guard(config.max_lease(), config.rho_ppm)
+                    && record.request.verify(ns).is_ok()
             }
             Self::Slots(slots) => slots.redeemed.verify(ns, &slots.invite, config).is_ok(),
         }

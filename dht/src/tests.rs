@@ -7,5 +7,6 @@ mod net;
 mod quorum;
 mod recover;
 mod resolve;
+mod rights;
 mod thread;
 mod views;

@@ -6,6 +6,7 @@ use crate::cell::millis;
 use crate::env::{Env, Rules};
 use crate::message::Outcome;
 use crate::record::{MIN_LEASE, OpKind, Record, SignedOp, Value};
+use crate::right::{self, Right};
 use crate::top::Top;
 
 use super::{Source, slots};
@@ -67,20 +68,19 @@ pub(crate) fn decide_op(env: &Env<'_>, op: &SignedOp, top: &Top) -> Decision {
             return Decision::refuse(Outcome::Stale { last });
         }
     }
-    let held = current.filter(|record| record.held());
-    let live = held.filter(|record| top.elapsed < env.guard(record.dur()));
-    let same = mine
-        .filter(|record| record.held())
-        .filter(|record| record.request.op.client == op.op.client || !rules.client_compared);
-    let new = |dur_ms| Value::Lease(Record { request: op.clone(), dur_ms });
+    let same = mine.filter(|record| record.request.op.client == op.op.client || !rules.client_compared);
+    let ours = same.filter(|record| record.held());
+    let succeeds = || current.is_some_and(|record| right::succeeds(&rules, record, op));
+    let shadow_ms = current.map_or(0, |record| shadow(env, record, op, top.elapsed));
+    let new = |dur_ms| Value::Lease(Record { request: op.clone(), dur_ms, shadow_ms });
     let granted = || Decision::write(Outcome::Granted(Vec::new()), new(duration(env, op, mine)), Duration::ZERO);
     match op.op.kind {
-        OpKind::Claim => match live {
-            Some(other) if same.is_none() => taken(env, other, top),
+        OpKind::Claim => match current.filter(|record| top.elapsed < busy(env, record)) {
+            Some(other) if same.is_none() && !succeeds() => taken(env, other, top),
             Some(_) | None => granted(),
         },
         // Also after the guard, if nobody took it.
-        OpKind::Renew if same.is_some() => granted(),
+        OpKind::Renew if ours.is_some() => granted(),
         OpKind::Renew => Decision::refuse(Outcome::Lost),
         OpKind::Release => {
             let ours = mine.is_some_and(Record::held);
@@ -94,6 +94,23 @@ pub(crate) fn decide_op(env: &Env<'_>, op: &SignedOp, top: &Top) -> Decision {
     }
 }
 
+/// How long a record keeps others out, from when it was written.
+fn busy(env: &Env<'_>, record: &Record) -> Duration {
+    let guard = if record.held() { env.guard(record.dur()) } else { Duration::ZERO };
+    guard.max(record.shadow())
+}
+
+/// For how long others than the next owner may yet answer for the key: those who might before, and whoever loses it to a deputy.
+fn shadow(env: &Env<'_>, before: &Record, op: &SignedOp, elapsed: Duration) -> u64 {
+    if !env.rules.shadow_kept {
+        return 0;
+    }
+    let left = |until: Duration| until.saturating_sub(elapsed);
+    let displaced = before.held() && before.owner() != op.owner && matches!(op.op.right, Right::Deputy { .. });
+    let guard = if displaced { env.guard(before.dur()) } else { Duration::ZERO };
+    millis(left(before.shadow().max(guard)))
+}
+
 /// What was asked for within what is allowed, but never less than this owner was promised before.
 fn duration(env: &Env<'_>, op: &SignedOp, mine: Option<&Record>) -> u64 {
     let asked = op.op.dur_ms.clamp(millis(MIN_LEASE), millis(env.config.max_lease()));
@@ -104,7 +121,7 @@ fn duration(env: &Env<'_>, op: &SignedOp, mine: Option<&Record>) -> u64 {
 }
 
 fn taken(env: &Env<'_>, other: &Record, top: &Top) -> Decision {
-    let remaining_ms = millis(env.guard(other.dur()).saturating_sub(top.elapsed));
+    let remaining_ms = millis(busy(env, other).saturating_sub(top.elapsed));
     let outcome = Outcome::Taken { owner: other.owner(), remaining_ms, used: Vec::new() };
     if env.rules.refusals_write_nothing {
         return Decision::refuse(outcome);

@@ -75,6 +75,7 @@ mod tests {
     };
     use crate::record::{Hint, OpKind, Scope, SignedOp, Slots};
     use crate::redeem::{Entry, Redeemed};
+    use crate::right::{Handover, Right};
     use crate::sign::Signature;
     use crate::slot::Standing;
     use crate::view::Vote;
@@ -143,15 +144,18 @@ mod tests {
         let scope = Scope { incarnation: 0, shard: 3, view: 0 };
         let ballot = Ballot { view: 0, round: 7, replica: 0 };
         let signature = Signature([7; 64]);
-        let op = |lease_key, hint| {
-            let (kind, client) = (OpKind::Claim, ClientId([5; 32]));
-            let op = Op { scope, kind, key: lease_key, client, op_seq: 9, nonce: 11, dur_ms: 60_000, hint };
+        let op = |lease_key, hint, right| {
+            let (kind, client, deputies) = (OpKind::Claim, ClientId([5; 32]), vec![key(3).public(), key(4).public()]);
+            let (op_seq, nonce, dur_ms) = (9, 11, 60_000);
+            let op = Op { scope, kind, key: lease_key, client, op_seq, nonce, dur_ms, hint, right, deputies };
             SignedOp::sign(&world.ns, &key(9), op)
         };
         let ip = "10.64.7.5".parse().unwrap();
-        let of_address = op(LeaseKey::Address(ip), Hint::Name("host".to_owned()));
-        let of_name = op(LeaseKey::Name("host".to_owned()), Hint::Address(ip));
-        let record = Record { request: of_address.clone(), dur_ms: 60_000 };
+        let handed = Right::Handed(Box::new(Handover { from: key(3).public(), op_seq: 8, signature }));
+        let deputy = Right::Deputy { owner: key(3).public(), op_seq: 8 };
+        let of_address = op(LeaseKey::Address(ip), Hint::Name("host".to_owned()), deputy);
+        let of_name = op(LeaseKey::Name("host".to_owned()), Hint::Address(ip), handed);
+        let record = Record { request: of_address.clone(), dur_ms: 60_000, shadow_ms: 30_000 };
         let value = Value::Lease(record.clone());
         let token = world.invite(2);
         let entry = Entry::new(&world.ns, &token.key(), &key(9));

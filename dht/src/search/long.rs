@@ -2,12 +2,46 @@
 
 use crate::env::Rules;
 
-use super::scenario::{Scenario, Step, claim, claim_both, release, renew, restart};
+use super::scenario::{By, SHARED, Scenario, Step, claim, claim_both, hand_over, release, renew, restart};
 use super::witness::Witness;
 
 /// All of them.
 pub(super) fn long() -> Vec<Scenario> {
-    [registers(), changes(), more_changes(), disks()].concat()
+    [registers(), changes(), more_changes(), disks(), rights()].concat()
+}
+
+/// Leases that go over to another owner while they run.
+fn rights() -> Vec<Scenario> {
+    let taken = claim(1).of(SHARED).by(By::Deputy(0)).with_deputy();
+    let three = Scenario {
+        held: 0b011,
+        scripts: [vec![claim(2).of(SHARED).with_deputy()], vec![taken, release().of(SHARED), claim(1)]],
+        rounds: 4,
+        time: 1,
+        max_lease: 2,
+        shares: true,
+        must: vec![Witness::TakenOver, Witness::Kept],
+        ..Scenario::new("deputy with time, n=3", 0b111)
+    };
+    let moving = Scenario {
+        next: vec![vec![0b1110]],
+        proposals: 1,
+        must: vec![Witness::TakenOver, Witness::SecondView],
+        ..Scenario { name: "deputy and {0,1,2} -> {1,2,3}", ..three.clone() }
+    };
+    let handed = Scenario {
+        held: 0b011,
+        scripts: [
+            vec![claim(9).of(SHARED), hand_over(), claim(9).of(SHARED)],
+            vec![claim(9).of(SHARED).by(By::Handed(1))],
+        ],
+        rounds: 4,
+        next: vec![vec![0b1110]],
+        proposals: 1,
+        must: vec![Witness::HandedOver, Witness::GrantedInSecond],
+        ..Scenario::new("handover and {0,1,2} -> {1,2,3}", 0b111)
+    };
+    vec![three, moving, handed]
 }
 
 /// Two owners that want the same.

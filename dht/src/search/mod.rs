@@ -12,6 +12,7 @@ mod list;
 mod long;
 mod owners;
 mod pack;
+mod rights;
 mod rounds;
 mod run;
 mod scenario;
@@ -91,6 +92,11 @@ fn crashing_changes() {
 #[test]
 fn more_changes() {
     all(list::more_changes(), LIMIT);
+}
+
+#[test]
+fn rights_to_a_running_lease() {
+    all(rights::rights(), LIMIT);
 }
 
 #[test]

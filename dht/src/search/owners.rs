@@ -5,7 +5,7 @@ use crate::owner::result::counted;
 use crate::record::OpKind;
 
 use super::check::Fault;
-use super::scenario::{Kind, Step};
+use super::scenario::{By, Kind, Step};
 use super::state::{OWNERS, State, outcome};
 use super::step::{Action, Next};
 use super::witness::Witness;
@@ -102,7 +102,18 @@ fn begin(next: &mut Next<'_>, state: &State, owner: usize, step: Step) {
                 me.until = me.until.map(|until| if rules.boot_compared || until == 0 { 0 } else { until + state.time });
             }
         }
+        Kind::HandOver => {
+            if !lives(state, owner, 0) {
+                return;
+            }
+            (me.until[0], me.pending[0]) = (0, 0);
+        }
         Kind::Claim | Kind::Renew | Kind::Release => {
+            // Nobody has a handover before it is signed.
+            let signed = state.owners[1 - owner].step;
+            if matches!(step.by, By::Handed(number) if signed <= number) {
+                return;
+            }
             let renews = step.kind == Kind::Renew;
             let keys = (0..world.shape.keys).filter(|key| step.keys >> key & 1 == 1);
             if renews && keys.clone().any(|key| !lives(state, owner, key)) {
@@ -152,6 +163,9 @@ pub(super) fn hear(world: &World, state: &State, op: usize, what: u8, value: u8)
             let granted = world.record(value).map_or(0, |record| record.dur_ms);
             let (t0, dur_ms) = counted(rules, world.now(state.time).owner, asked, granted);
             me.until[key] = ticks(millis(t0.0) + dur_ms) + 1;
+            if world.scenario.shares {
+                me.client[key] = info.client;
+            }
             if me.until[key] <= state.time {
                 me.until[key] = 0;
             }
@@ -164,6 +178,6 @@ pub(super) fn hear(world: &World, state: &State, op: usize, what: u8, value: u8)
         _ => {}
     }
     let told_wrongly = lived && matches!(what, outcome::TAKEN | outcome::LOST) && info.kind != OpKind::Release;
-    let fault = (told_wrongly && !world.scenario.late).then_some(Fault::FalseRefusal);
+    let fault = (told_wrongly && !world.scenario.late && !world.scenario.shares).then_some(Fault::FalseRefusal);
     Some((after, fault))
 }

@@ -7,6 +7,7 @@ use crate::coordinator::decide::{Decision, decide_op, settle};
 use crate::coordinator::is_ready;
 use crate::message::{AcceptItem, Held, Outcome};
 use crate::record::{OpKind, Record};
+use crate::right::Right;
 use crate::slot::Standing;
 use crate::top::Top;
 
@@ -258,6 +259,7 @@ fn decide(next: &mut Next<'_>, state: &State, (round, key): (usize, usize), hear
         op => Some(decide_op(&env, signed(world, usize::from(op) - 1, &state.rounds[round]), &top)),
     };
     let mut after = *state;
+    let unseen = decision.as_ref().is_some_and(|decision| is_unseen(world, &top, decision, op));
     if let Some(store) = world.scenario.setback {
         see(world, &mut after, round, heard, item.promises[store].votes);
     }
@@ -268,7 +270,7 @@ fn decide(next: &mut Next<'_>, state: &State, (round, key): (usize, usize), hear
     note(next, &top, &decision, op);
     apply(world, &mut after, (round, key), op, &decision);
     let what = after.rounds[round].items[key].outcome;
-    next.add(after, Action::Decides { round, key, op, outcome: what });
+    next.add_wrong(after, Action::Decides { round, key, op, outcome: what }, unseen.then_some(Fault::TakenUnseen));
     if !world.scenario.rules.one_op_per_key {
         twins(next, &after, (round, key), &top);
     }
@@ -333,6 +335,15 @@ fn apply(world: &World, state: &mut State, (round, key): (usize, usize), op: u8,
     state.rounds[round].items[key] = item;
 }
 
+/// Whether a deputy gets a running lease that is not the one which it has seen.
+fn is_unseen(world: &World, top: &Top, decision: &Decision, op: u8) -> bool {
+    let Some(info) = world.ops.get(usize::from(op).wrapping_sub(1)) else { return false };
+    let Right::Deputy { owner, op_seq } = &info.signed[0].op.right else { return false };
+    let other = top.record().filter(|record| record.held() && record.owner() == *owner);
+    let newer = other.is_some_and(|record| record.request.op.op_seq != *op_seq && top.elapsed < record.dur());
+    newer && matches!(decision.outcome, Outcome::Granted(_))
+}
+
 /// What is interesting about a decision.
 fn note(next: &mut Next<'_>, top: &Top, decision: &Decision, op: u8) {
     let held = top.record();
@@ -345,6 +356,12 @@ fn note(next: &mut Next<'_>, top: &Top, decision: &Decision, op: u8) {
     let other = held.filter(|record| record.held() && record.owner() != info.signed[0].owner);
     let took = matches!(decision.outcome, Outcome::Granted(_)) && other.is_some();
     next.witnesses.add_if(Witness::Takeover, took);
+    let runs = took && other.is_some_and(|record| top.elapsed < record.dur());
+    let right = &info.signed[0].op.right;
+    next.witnesses.add_if(Witness::HandedOver, runs && matches!(right, Right::Handed(_)));
+    next.witnesses.add_if(Witness::TakenOver, runs && matches!(right, Right::Deputy { .. }));
+    let kept = held.is_some_and(|record| !record.held()) && matches!(decision.outcome, Outcome::Taken { .. });
+    next.witnesses.add_if(Witness::Kept, kept);
 }
 
 /// An Accept reaches a replica.
@@ -491,6 +508,11 @@ pub(super) fn tidy(world: &World, state: &mut State) {
     let rules = &world.scenario.rules;
     if world.shape.views > 1 && rules.wedge {
         super::views::tidy(world, state);
+    }
+    for owner in &mut state.owners {
+        for (client, until) in owner.client.iter_mut().zip(owner.until) {
+            *client = if until == 0 { 0 } else { *client };
+        }
     }
     let open = |item: &Item| {
         matches!(item.phase, phase::RESERVED | phase::READY) || item.phase == phase::PREPARING && item.op == 0

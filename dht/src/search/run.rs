@@ -56,6 +56,7 @@ pub(super) fn first(world: &World) -> State {
         state.ops[0] = Op { signed: 1, t0: 0 };
         let owner = &mut state.owners[0];
         (owner.step, owner.until[0]) = (1, op.dur + 1);
+        owner.client[0] = if scenario.shares { op.client } else { 0 };
         if scenario.is_crashing() {
             owner.disk = owner.until;
         }

@@ -14,6 +14,21 @@ pub(super) struct Step {
     pub(super) kind: Kind,
     pub(super) dur: u8,
     pub(super) keys: u8,
+    /// For whom: 0 for a client of its own.
+    pub(super) client: u8,
+    pub(super) by: By,
+    /// Whether the other owner is named as a deputy.
+    pub(super) deputy: bool,
+}
+
+/// By what right it claims what the other owner may have. The number is that of the other's step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    None,
+    /// What was handed over in that step.
+    Handed(u8),
+    /// As a deputy, the lease of that step.
+    Deputy(u8),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,32 +36,56 @@ pub(super) enum Kind {
     Claim,
     Renew,
     Release,
+    /// Stops using it, and signs that the other may have it.
+    HandOver,
     /// The process ends and begins again, in the same boot.
     Restart,
     /// The machine boots.
     Reboot,
 }
 
+const fn step(kind: Kind, dur: u8, keys: u8) -> Step {
+    Step { kind, dur, keys, client: 0, by: By::None, deputy: false }
+}
 pub(super) const fn claim(dur: u8) -> Step {
-    Step { kind: Kind::Claim, dur, keys: 1 }
+    step(Kind::Claim, dur, 1)
 }
 pub(super) const fn claim_on(key: u8, dur: u8) -> Step {
-    Step { kind: Kind::Claim, dur, keys: 1 << key }
+    step(Kind::Claim, dur, 1 << key)
 }
 pub(super) const fn claim_both(dur: u8) -> Step {
-    Step { kind: Kind::Claim, dur, keys: 3 }
+    step(Kind::Claim, dur, 3)
 }
 pub(super) const fn renew(dur: u8) -> Step {
-    Step { kind: Kind::Renew, dur, keys: 1 }
+    step(Kind::Renew, dur, 1)
 }
 pub(super) const fn release() -> Step {
-    Step { kind: Kind::Release, dur: 1, keys: 1 }
+    step(Kind::Release, 1, 1)
 }
 pub(super) const fn restart() -> Step {
-    Step { kind: Kind::Restart, dur: 0, keys: 0 }
+    step(Kind::Restart, 0, 0)
 }
 pub(super) const fn reboot() -> Step {
-    Step { kind: Kind::Reboot, dur: 0, keys: 0 }
+    step(Kind::Reboot, 0, 0)
+}
+pub(super) const fn hand_over() -> Step {
+    step(Kind::HandOver, 0, 0).of(SHARED)
+}
+
+/// A client that is behind both owners.
+pub(super) const SHARED: u8 = 1;
+
+impl Step {
+    /// The same for this client.
+    pub(super) const fn of(self, client: u8) -> Self {
+        Self { client, ..self }
+    }
+    pub(super) const fn by(self, by: By) -> Self {
+        Self { by, ..self }
+    }
+    pub(super) const fn with_deputy(self) -> Self {
+        Self { deputy: true, ..self }
+    }
 }
 
 /// What is done around the shipped functions as the program does it, unless a mutant says otherwise.
@@ -105,6 +144,8 @@ pub(super) struct Scenario {
     pub(super) setback: Option<usize>,
     /// The member to which copies are under way.
     pub(super) copied: Option<usize>,
+    /// One client is behind both owners, and for a moment both may answer for it.
+    pub(super) shares: bool,
     /// What must be reached.
     pub(super) must: Vec<Witness>,
     /// The fault that must be found. Without one there must be none.
@@ -134,6 +175,7 @@ impl Scenario {
             crashes: 0,
             setback: None,
             copied: None,
+            shares: false,
             must: vec![Witness::Granted],
             fault: None,
         }
@@ -170,6 +212,7 @@ impl Scenario {
             disks: self.is_crashing(),
             setback: self.setback.is_some(),
             copied: self.copied.is_some(),
+            shares: self.shares,
             coordinators: self.has_coordinators(),
         }
     }

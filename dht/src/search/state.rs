@@ -161,6 +161,8 @@ pub(super) struct Owner {
     pub(super) until: [u8; KEYS],
     /// The newest operation on each key, plus one, if its result is waited for.
     pub(super) pending: [u8; KEYS],
+    /// For which client it holds each key, where that may be another's, too.
+    pub(super) client: [u8; KEYS],
     /// What is on disk, where that differs.
     pub(super) disk: [u8; KEYS],
     /// Operations that wait for the disk, as bits.
@@ -215,6 +217,7 @@ pub(super) struct Shape {
     pub(super) disks: bool,
     pub(super) setback: bool,
     pub(super) copied: bool,
+    pub(super) shares: bool,
     pub(super) coordinators: bool,
 }
 
@@ -238,6 +241,9 @@ impl State {
             io.bytes([&mut owner.step, &mut owner.view]);
             for key in 0..shape.keys {
                 io.bytes([&mut owner.until[key], &mut owner.pending[key]]);
+                if shape.shares {
+                    io.byte(&mut owner.client[key]);
+                }
                 if shape.disks {
                     io.byte(&mut owner.disk[key]);
                 }

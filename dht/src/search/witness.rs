@@ -42,10 +42,15 @@ pub(super) enum Witness {
     /// A store was set back, and its replica noticed; went on.
     SetbackNoticed,
     SetbackWentOn,
+    /// A running lease went over to whom it was handed; to a deputy.
+    HandedOver,
+    TakenOver,
+    /// Something that was given back was kept for its client.
+    Kept,
 }
 
 impl Witness {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::Granted,
         Self::Takeover,
         Self::Settled,
@@ -67,6 +72,9 @@ impl Witness {
         Self::OwnerCrashed,
         Self::SetbackNoticed,
         Self::SetbackWentOn,
+        Self::HandedOver,
+        Self::TakenOver,
+        Self::Kept,
     ];
 }
 

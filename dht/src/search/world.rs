@@ -13,11 +13,12 @@ use crate::identity::{PublicKey, SecretKey};
 use crate::membership::fixture;
 use crate::message::Held;
 use crate::record::{Hint, MIN_LEASE, Op, OpKind, Record, RegisterKey, Scope, SignedOp, Value};
+use crate::right::{Handover, Right};
 use crate::sign::{NamespaceId, Signature};
 use crate::slot::Standing;
 use crate::view::{Chain, Genesis, Member};
 
-use super::scenario::{Kind, Scenario, TICK};
+use super::scenario::{By, Kind, Scenario, Step, TICK};
 use super::state::{ACTIVE, Cell, OPS, RETIRED, Replica, Shape, State, TRANSFERRING, VIEWS, WEDGED};
 
 /// What stands fast about an operation.
@@ -27,6 +28,7 @@ pub(super) struct OpInfo {
     pub(super) step: u8,
     pub(super) key: usize,
     pub(super) dur: u8,
+    pub(super) client: u8,
     pub(super) kind: OpKind,
     /// As it is signed for each view.
     pub(super) signed: [SignedOp; VIEWS],
@@ -69,6 +71,7 @@ impl World {
             start: fixture::now().mono,
         };
         world.values = (0..=u8::MAX).map(|id| world.make_value(id)).collect();
+        world.add_shadows();
         world
     }
 
@@ -96,9 +99,29 @@ impl World {
 
     fn make_value(&self, id: u8) -> Option<Value> {
         let (op, view, dur) = split_value(id)?;
-        let info = self.ops.get(op)?;
+        let info = self.ops.get(op).filter(|_| dur <= self.scenario.max_lease && view < self.shape.views)?;
         let dur = if dur == 0 { MIN_LEASE } else { TICK * u32::from(dur) };
-        Some(Value::Lease(Record { request: info.signed[view].clone(), dur_ms: millis(dur) }))
+        Some(Value::Lease(Record { request: info.signed[view].clone(), dur_ms: millis(dur), shadow_ms: 0 }))
+    }
+
+    /// The same values with all that a former owner may have left of its lease, under numbers that are not taken.
+    fn add_shadows(&mut self) {
+        if !self.scenario.shares {
+            return;
+        }
+        let guard = |dur: u8| self.env(0).guard(duration(dur));
+        let rest = |dur: u8| (0..=dur).map(move |gone| (dur, gone));
+        let rests = (1..=self.scenario.max_lease).flat_map(rest);
+        let shadows: Vec<u64> = rests.map(|(dur, gone)| millis(guard(dur)) - ms(gone)).collect();
+        let plain: Vec<Value> = self.values.iter().flatten().cloned().collect();
+        let mut free = (1..self.values.len()).rev().filter(|id| self.values[*id].is_none()).collect::<Vec<_>>();
+        for value in plain {
+            let Value::Lease(record) = value else { continue };
+            for shadow_ms in shadows.iter().copied() {
+                let id = free.pop().expect("few values");
+                self.values[id] = Some(Value::Lease(Record { shadow_ms, ..record.clone() }));
+            }
+        }
     }
 
     pub(super) fn value(&self, id: u8) -> Option<&Value> {
@@ -116,6 +139,10 @@ impl World {
     pub(super) fn value_id(&self, value: Option<&Value>) -> u8 {
         let Some(value) = value else { return 0 };
         let Value::Lease(record) = value else { unreachable!("there are only leases here") };
+        if record.shadow_ms != 0 {
+            let id = self.values.iter().position(|known| known.as_ref() == Some(value));
+            return u8::try_from(id.expect("every shadow was foreseen")).expect("few values");
+        }
         let op = &record.request.op;
         let dur = u8::try_from(record.dur_ms / millis(TICK)).expect("a short lease");
         let id = join_value(op.nonce as usize - 1, op.scope.view as usize, dur);
@@ -125,7 +152,7 @@ impl World {
 
     /// Of whose operation a value is.
     pub(super) fn op_of(&self, value: u8) -> Option<usize> {
-        split_value(value).map(|(op, _, _)| op)
+        Some(self.record(value)?.request.op.nonce as usize - 1)
     }
 
     pub(super) fn held(&self, ballot: u8, value: u8, elapsed: u8) -> Held {
@@ -236,40 +263,76 @@ fn owner_key(owner: usize) -> PublicKey {
     fixture::key(10 + owner as u8).public()
 }
 
+/// The number of an owner's step among its operations. A batch is as many as it has keys.
+fn op_seq_of(scenario: &Scenario, owner: usize, step: u8) -> u64 {
+    let mut op_seq = 0;
+    for step in &scenario.scripts[owner][..=usize::from(step)] {
+        match step.kind {
+            Kind::Restart if !scenario.rules.op_seq_on_disk => op_seq = 0,
+            Kind::Restart | Kind::Reboot => {}
+            Kind::HandOver => op_seq += 1,
+            Kind::Claim | Kind::Renew | Kind::Release => op_seq += u64::from(step.keys.count_ones()),
+        }
+    }
+    op_seq
+}
+
 /// Everything that the owners' scripts may sign, with the numbers that they give it.
 fn operations(scenario: &Scenario) -> Vec<OpInfo> {
     let mut ops: Vec<OpInfo> = Vec::new();
     for (owner, script) in scenario.scripts.iter().enumerate() {
-        let mut op_seq = 0;
         for (number, step) in (0u8..).zip(script) {
             let kind = match step.kind {
                 Kind::Claim => OpKind::Claim,
                 Kind::Renew => OpKind::Renew,
                 Kind::Release => OpKind::Release,
-                Kind::Restart if !scenario.rules.op_seq_on_disk => {
-                    op_seq = 0;
-                    continue;
-                }
-                Kind::Restart | Kind::Reboot => continue,
+                Kind::HandOver | Kind::Restart | Kind::Reboot => continue,
             };
-            for key in (0..2u8).filter(|key| step.keys >> key & 1 == 1) {
-                op_seq += 1;
+            let last = op_seq_of(scenario, owner, number);
+            let keys = (0..2u8).filter(|key| step.keys >> key & 1 == 1);
+            for (op_seq, key) in (last + 1 - u64::from(step.keys.count_ones())..).zip(keys) {
                 let nonce = ops.len() as u64 + 1;
-                let sign = |view| {
-                    let scope = Scope { incarnation: 0, shard: 0, view };
-                    let dur_ms = millis(TICK * u32::from(step.dur));
-                    let client = ClientId([owner as u8; 32]);
-                    let op = Op { scope, kind, key: address(key), client, op_seq, nonce, dur_ms, hint: Hint::None };
-                    // Nothing verifies here.
-                    SignedOp { owner: owner_key(owner), op, signature: Signature([0; 64]) }
-                };
+                let sign = |view| signed(scenario, (owner, step), (kind, key), (op_seq, nonce), view);
                 let signed = [sign(0), sign(1), sign(2)];
-                ops.push(OpInfo { owner, step: number, key: usize::from(key), dur: step.dur, kind, signed });
+                let (client, dur, key) = (step.client, step.dur, usize::from(key));
+                ops.push(OpInfo { owner, step: number, key, dur, client, kind, signed });
             }
         }
     }
     assert!(ops.len() <= OPS, "too many operations");
     ops
+}
+
+fn signed(
+    scenario: &Scenario,
+    (owner, step): (usize, &Step),
+    (kind, key): (OpKind, u8),
+    (op_seq, nonce): (u64, u64),
+    view: u64,
+) -> SignedOp {
+    // Nothing verifies here.
+    let signature = Signature([0; 64]);
+    let other = 1 - owner;
+    let seq = |step| op_seq_of(scenario, other, step);
+    let op = Op {
+        scope: Scope { incarnation: 0, shard: 0, view },
+        kind,
+        key: address(key),
+        client: ClientId([if step.client == 0 { owner as u8 } else { 10 + step.client }; 32]),
+        op_seq,
+        nonce,
+        dur_ms: millis(TICK * u32::from(step.dur)),
+        hint: Hint::None,
+        right: match step.by {
+            By::None => Right::None,
+            By::Handed(step) => {
+                Right::Handed(Box::new(Handover { from: owner_key(other), op_seq: seq(step), signature }))
+            }
+            By::Deputy(step) => Right::Deputy { owner: owner_key(other), op_seq: seq(step) },
+        },
+        deputies: if step.deputy { vec![owner_key(other)] } else { Vec::new() },
+    };
+    SignedOp { owner: owner_key(owner), op, signature }
 }
 
 fn join_value(op: usize, view: usize, dur: u8) -> u8 {

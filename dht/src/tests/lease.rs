@@ -9,6 +9,7 @@ use crate::env::Rules;
 use crate::event::{ClaimError, Event, Resolution};
 use crate::message::Message;
 use crate::record::{Hint, Op, OpKind, Scope, SignedOp, Value};
+use crate::right::Right;
 
 const A: u8 = 10;
 const B: u8 = 11;
@@ -333,6 +334,8 @@ fn same_owner_other_client() {
             nonce: 1,
             dur_ms: 60_000,
             hint: Hint::None,
+            right: Right::None,
+            deputies: Vec::new(),
         };
         let ops = vec![SignedOp::sign(&net.world.ns, &Net::secret(A), op)];
         net.wire.push(super::net::Packet { from: A, to: 1, message: Message::Ops { scope, ops } });

@@ -9,6 +9,7 @@ use crate::event::{ClaimError, Event, Resolution};
 use crate::membership::fixture::peer;
 use crate::message::Message;
 use crate::record::{Hint, Op, OpKind, RegisterKey, Scope, SignedOp, Value};
+use crate::right::Right;
 
 const A: u8 = 10;
 const B: u8 = 11;
@@ -238,7 +239,8 @@ fn ballot_used_twice_in_a_batch() {
         let op = |client: &[u8], op_seq| {
             let client = ClientId::of(client);
             let kind = OpKind::Claim;
-            let op = Op { scope, kind, key: key.clone(), client, op_seq, nonce: 1, dur_ms: 60_000, hint: Hint::None };
+            let (nonce, dur_ms, hint, right, deputies) = (1, 60_000, Hint::None, Right::None, Vec::new());
+            let op = Op { scope, kind, key: key.clone(), client, op_seq, nonce, dur_ms, hint, right, deputies };
             SignedOp::sign(&net.world.ns, &Net::secret(A), op)
         };
         let ops = vec![op(b"one", 1), op(b"two", 2)];

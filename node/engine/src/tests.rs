@@ -10,6 +10,7 @@ use dht::clock::{BootId, Now, OwnerTime, ReplicaTime};
 use dht::codec::Wire;
 use dht::identity::SecretKey;
 use dht::record::{Hint, Op, OpKind, Record, Scope, SignedOp};
+use dht::right::Right;
 use dht::{ClaimError, ClientId, Command, CommandId, Lease, LeaseKey, NamespaceId, Proven, Resolution, Token};
 use libp2p_identity::PeerId;
 use tunnel::{Candidate, CandidateKind, Kind, Tunnel};
@@ -121,9 +122,11 @@ fn certificate(ip: Ipv4Addr, number: u64) -> Vec<u8> {
         nonce: number,
         dur_ms: 3_600_000,
         hint: Hint::None,
+        right: Right::None,
+        deputies: Vec::new(),
     };
     let request = SignedOp::sign(&NamespaceId(NAMESPACE), &key(2), op);
-    let record = Record { request, dur_ms: 3_600_000 };
+    let record = Record { request, dur_ms: 3_600_000, shadow_ms: 0 };
     let ballot = Ballot::default();
     LeaseCert { record, incarnation: 0, ballot, view_hash: [0; 32], votes: Vec::new() }.to_bytes()
 }

@@ -47,9 +47,11 @@ pub(super) fn grant(owner: u8, ip: Ipv4Addr, round: u64) -> Grant {
         nonce: round,
         dur_ms: 3_600_000,
         hint: Hint::None,
+        right: Right::None,
+        deputies: Vec::new(),
     };
     let request = SignedOp::sign(&NamespaceId(NAMESPACE), &key(owner), op);
-    let record = Record { request, dur_ms: 3_600_000 };
+    let record = Record { request, dur_ms: 3_600_000, shadow_ms: 0 };
     let ballot = Ballot { view: 1, round, replica: 0 };
     let cert = LeaseCert { record, incarnation: 0, ballot, view_hash: [0; 32], votes: Vec::new() };
     Grant { owner, token: cert.token(), certificate: cert.to_bytes() }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use wan::Edge;
 
+use crate::edge;
 use crate::node::Node;
 use crate::process::{Finished, Process};
 use crate::wait;
@@ -27,20 +29,13 @@ pub struct Lab {
     ports: u32,
 }
 
-/// What a router does to the packets of those behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nat {
-    /// Endpoint-independent mapping, ports kept, unsolicited packets dropped: the usual home router.
-    Home,
-    /// Another random port for each destination: nothing can be punched through it.
-    Symmetric,
-}
-
-/// A NAT router with a network behind it.
+/// A router with a network behind it, and what it does to its packets.
 pub struct Router {
     namespace: String,
+    outside: String,
     number: u32,
     machines: u32,
+    rules: PathBuf,
 }
 
 impl Lab {
@@ -61,6 +56,9 @@ impl Lab {
         ip(&["-n", &net, "link", "add", "name", "br0", "type", "bridge"])?;
         ip(&["-n", &net, "addr", "add", &format!("{INTERNET}/24"), "dev", "br0"])?;
         ip(&["-n", &net, "link", "set", "br0", "up"])?;
+        let forwards =
+            ["net.ipv4.ip_forward=1", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.br0.send_redirects=0"];
+        exec(&net, &[&["sysctl", "-qw"][..], &forwards].concat())?;
         Ok(lab)
     }
 
@@ -79,19 +77,26 @@ impl Lab {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn router(&mut self, nat: Nat) -> anyhow::Result<Router> {
+    pub fn router(&mut self, edge: Edge) -> anyhow::Result<Router> {
         let number = self.ports + 1;
         let namespace = self.add_namespace(&format!("r{number}"))?;
-        self.plug(&namespace, "wan")?;
-        ip(&["-n", &namespace, "route", "add", "default", "via", INTERNET, "dev", "wan"])?;
+        let outside = self.plug(&namespace, "wan")?;
+        // All others lie behind the internet's own machine: a datagram passes it on its way to another router.
+        ip(&["-n", &namespace, "addr", "flush", "dev", "wan"])?;
+        ip(&["-n", &namespace, "addr", "add", &format!("{outside}/32"), "dev", "wan"])?;
+        ip(&["-n", &namespace, "route", "add", INTERNET, "dev", "wan", "src", &outside])?;
+        ip(&["-n", &namespace, "route", "add", "default", "via", INTERNET, "dev", "wan", "src", &outside])?;
         ip(&["-n", &namespace, "link", "add", "name", "lan", "type", "bridge"])?;
         ip(&["-n", &namespace, "addr", "add", &format!("192.168.{number}.1/24"), "dev", "lan"])?;
         ip(&["-n", &namespace, "link", "set", "lan", "up"])?;
         exec(&namespace, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+        // Without translation those behind it are reached at their own addresses.
+        let net = self.internet();
+        ip(&["-n", &net, "route", "add", &format!("192.168.{number}.0/24"), "via", &outside])?;
         let rules = self.dir.join(format!("nat-{number}.nft"));
-        fs::write(&rules, nat.rules())?;
-        exec(&namespace, &["nft", "-f", path(&rules)?])?;
-        Ok(Router { namespace, number, machines: 0 })
+        let router = Router { namespace, outside, number, machines: 0, rules };
+        router.become_a(edge)?;
+        Ok(router)
     }
 
     /// A machine behind a router.
@@ -169,31 +174,31 @@ impl Drop for Lab {
 }
 
 impl Router {
+    /// From here on it does this to packets. Flows that are under way are forgotten.
+    ///
+    /// # Errors
+    /// nftables refuses.
+    pub fn become_a(&self, edge: Edge) -> anyhow::Result<()> {
+        fs::write(&self.rules, format!("flush ruleset\n{}", edge::rules(edge, &self.outside)))?;
+        exec(&self.namespace, &["nft", "-f", path(&self.rules)?])?;
+        self.forget()
+    }
+
+    /// Forgets all flows, as after a loss of power.
+    ///
+    /// # Errors
+    /// `conntrack` is missing.
+    pub fn forget(&self) -> anyhow::Result<()> {
+        exec(&self.namespace, &["conntrack", "-F"])?;
+        Ok(())
+    }
+
     /// Runs a command on the router.
     ///
     /// # Errors
     /// It fails.
     pub fn run(&self, command: &[&str]) -> anyhow::Result<String> {
         exec(&self.namespace, command)
-    }
-}
-
-impl Nat {
-    /// Without the drop on `input`, an early packet from outside makes a conntrack entry and the next mapping of that
-    /// port moves: no home router does that.
-    fn rules(self) -> String {
-        let source = match self {
-            Self::Home => "masquerade",
-            Self::Symmetric => "masquerade fully-random",
-        };
-        format!(
-            "table ip nat {{\nchain post {{\ntype nat hook postrouting priority 100; policy accept;\n\
-             oifname \"wan\" {source}\n}}\n}}\n\
-             table ip filter {{\nchain in {{\ntype filter hook input priority 0; policy accept;\n\
-             iifname \"wan\" ct state new drop\n}}\n\
-             chain through {{\ntype filter hook forward priority 0; policy accept;\n\
-             iifname \"wan\" ct state established,related accept\niifname \"wan\" drop\n}}\n}}\n"
-        )
     }
 }
 

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dhcp_client;
+mod edge;
 mod lab;
 pub mod nemesis;
 mod nine;
@@ -18,10 +19,11 @@ pub mod trace;
 pub mod wait;
 pub mod watcher;
 
-pub use lab::{Lab, Nat, Router};
+pub use lab::{Lab, Router};
 pub use nine::{Nine, Way, view_members};
 pub use node::{Node, Ready, overlay_binary};
 pub use process::{Finished, Process};
+pub use wan::Edge;
 
 use std::io::Write;
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use e2e::dhcp_client::{Client, Segment, whole_life};
-use e2e::{Lab, Nat, Node, Process};
+use e2e::{Edge, Lab, Node, Process};
 
 fn dnsmasq(lab: &Lab, lease_s: u32) -> anyhow::Result<Process> {
     let leases = lab.dir().join("leases");
@@ -62,7 +62,7 @@ fn udhcpc_lives_with_dnsmasq() -> anyhow::Result<()> {
 #[test]
 fn those_behind_a_router_reach_the_internet_and_are_not_reached() -> anyhow::Result<()> {
     let Some(mut lab) = e2e::lab("nat")? else { return Ok(()) };
-    for nat in [Nat::Home, Nat::Symmetric] {
+    for nat in [Edge::Home, Edge::SymmetricRandom] {
         let outside = lab.public(&format!("{nat:?}-out").to_lowercase())?;
         let mut router = lab.router(nat)?;
         let inside = lab.behind(&mut router, &format!("{nat:?}-in").to_lowercase())?;

@@ -78,7 +78,7 @@ fn overlay_ping_names_the_path_and_lookup_the_owner() -> anyhow::Result<()> {
 fn members_behind_two_home_routers_reach_the_one_in_the_open() -> anyhow::Result<()> {
     let Some(mut lab) = e2e::lab("routers")? else { return Ok(()) };
     let mut a = lab.public("a")?;
-    let (mut first, mut second) = (lab.router(e2e::Nat::Home)?, lab.router(e2e::Nat::Symmetric)?);
+    let (mut first, mut second) = (lab.router(e2e::Edge::Home)?, lab.router(e2e::Edge::SymmetricRandom)?);
     let mut b = lab.behind(&mut first, "b")?;
     let mut c = lab.behind(&mut second, "c")?;
     let at_a = a.create_lab(&["--hostname", "a"])?.ip()?.to_string();
@@ -94,7 +94,7 @@ fn members_behind_two_home_routers_reach_the_one_in_the_open() -> anyhow::Result
 fn the_one_in_the_open_reaches_a_member_behind_a_router_that_has_not_spoken_yet() -> anyhow::Result<()> {
     let Some(mut lab) = e2e::lab("reverse")? else { return Ok(()) };
     let mut a = lab.public("a")?;
-    let mut router = lab.router(e2e::Nat::Home)?;
+    let mut router = lab.router(e2e::Edge::Home)?;
     let mut b = lab.behind(&mut router, "b")?;
     a.create_lab(&["--hostname", "a"])?;
     let ip = b.join_lab(&a, &["--hostname", "b"])?.ip()?.to_string();

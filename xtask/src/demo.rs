@@ -4,7 +4,7 @@ use std::io::BufRead;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use e2e::{Lab, Nat, Node};
+use e2e::{Edge, Lab, Node};
 
 use crate::say::say;
 use crate::{cargo, measure, tools};
@@ -44,8 +44,8 @@ pub(crate) fn run(afterwards: Afterwards) -> anyhow::Result<ExitCode> {
 }
 
 fn start(lab: &mut Lab) -> anyhow::Result<Vec<Member>> {
-    let mut first = lab.router(Nat::Home)?;
-    let mut second = lab.router(Nat::Home)?;
+    let mut first = lab.router(Edge::Home)?;
+    let mut second = lab.router(Edge::Home)?;
     let mut anna = lab.public("anna")?;
     let mut bert = lab.behind(&mut first, "bert")?;
     let mut carl = lab.behind(&mut second, "carl")?;

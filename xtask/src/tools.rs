@@ -10,6 +10,7 @@ use crate::say::say;
 /// What the kernel tests call: program, package.
 pub(crate) const TESTS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
+    ("conntrack", "conntrack"),
     ("ping", "iputils-ping"),
     ("iperf3", "iperf3"),
     ("dhclient", "isc-dhcp-client"),

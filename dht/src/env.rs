@@ -269,6 +269,10 @@ pub enum DropReason {
     NotServing,
     /// A view that does not follow the one it is to follow.
     BadView,
+    /// A letter to somebody who is not connected here.
+    NoWay,
+    /// A letter that does not prove who wrote it.
+    ForgedLetter,
     /// Two valid views of one number: replicas contradicted themselves, and the shard is not served any more.
     Fork,
 }
@@ -294,6 +298,8 @@ impl DropReason {
             Self::Cloned => "identity-used-elsewhere",
             Self::NotServing => "not-serving",
             Self::BadView => "bad-view",
+            Self::NoWay => "letter-to-no-neighbour",
+            Self::ForgedLetter => "forged-letter",
             Self::Fork => "two-views-of-one-number",
         }
     }

@@ -27,6 +27,7 @@ pub mod hello;
 pub mod identity;
 pub mod invite;
 pub mod join;
+mod letter;
 mod limits;
 pub mod membership;
 pub mod message;

@@ -103,7 +103,7 @@ impl Kind {
             Message::ReadReply { .. } => (Self::Answer, 1),
             Message::Moved { views } => (Self::Views, views.len()),
             Message::Supersede { .. } | Message::Fetched { .. } => (Self::Proof, 1),
-            Message::Signal { .. } => (Self::Signal, 1),
+            Message::Signal { .. } | Message::Pass { .. } | Message::Passed { .. } => (Self::Signal, 1),
             Message::View(message) => return Self::of_view(message),
             // A member drops it unread.
             Message::Redeemed(_) => return None,
@@ -209,6 +209,8 @@ mod tests {
             (Message::Supersede { certificate: Vec::new() }, 64),
             (Message::Fetched { bytes: Vec::new() }, 64),
             (Message::Signal { bytes: Vec::new() }, 128),
+            (Message::Pass { to: PublicKey([1; 32]), letter: Vec::new() }, 128),
+            (Message::Passed { from: PublicKey([1; 32]), letter: Vec::new() }, 128),
             (view(ViewMessage::DialMe), 4),
             (view(ViewMessage::Prepare { scope: SCOPE, ballot, votes: Default::default() }), 4096),
             (view(ViewMessage::AskVotes { store_id }), 4096),

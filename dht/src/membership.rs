@@ -402,7 +402,29 @@ impl Membership {
         }
     }
 
+    /// A member has shown its credential by way of others: it is known from here on, and let in nowhere.
+    pub(crate) fn introduced(&mut self, from: PeerId, credential: Credential, now: Now) -> Result<(), Refusal> {
+        let before = self.keys_of(&from);
+        self.learn_member(from, credential, now)?;
+        if let Some(keys) = self.keys_of(&from).filter(|keys| before != Some(*keys)) {
+            let MemberKeys { x25519, credential_hash } = keys;
+            self.output.push_back(Output::Event(Event::PeerKeys { peer: from, x25519, credential_hash }));
+        }
+        Ok(())
+    }
+
     fn admit_member(&mut self, from: PeerId, credential: Credential, now: Now) -> Result<(), Refusal> {
+        self.learn_member(from, credential, now)?;
+        self.admitted.insert(from, Level::Member);
+        self.output.push_back(Output::Admit { peer: from, level: Level::Member });
+        if let Some(MemberKeys { x25519, credential_hash }) = self.keys_of(&from) {
+            self.output.push_back(Output::Event(Event::PeerKeys { peer: from, x25519, credential_hash }));
+        }
+        Ok(())
+    }
+
+    /// Remembers a member whose credential holds.
+    fn learn_member(&mut self, from: PeerId, credential: Credential, now: Now) -> Result<(), Refusal> {
         if let Err(error) = self.check_credential(&from, &credential, now) {
             *self.refused_credentials.entry(error).or_default() += 1;
             return Err(refusal(error));
@@ -419,11 +441,6 @@ impl Membership {
             self.members.remove(&gone);
         }
         self.members.insert(from, credential);
-        self.admitted.insert(from, Level::Member);
-        self.output.push_back(Output::Admit { peer: from, level: Level::Member });
-        if let Some(MemberKeys { x25519, credential_hash }) = self.keys_of(&from) {
-            self.output.push_back(Output::Event(Event::PeerKeys { peer: from, x25519, credential_hash }));
-        }
         Ok(())
     }
 

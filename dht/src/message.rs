@@ -8,6 +8,8 @@ mod view;
 
 use crate::ballot::Ballot;
 use crate::codec::{DecodeError, Reader, Wire, Writer};
+use crate::identity::PublicKey;
+use crate::letter::MAX_LETTER;
 use crate::record::{RegisterKey, Scope, SignedOp};
 use crate::redeem::{RedeemAnswer, RedeemRequest};
 use crate::sign::Signature;
@@ -157,6 +159,20 @@ pub enum Message {
     },
     /// About views, and who may be a replica.
     View(ViewMessage),
+    /// To a member that is connected with the reader: pass this on.
+    Pass {
+        /// The reader.
+        to: PublicKey,
+        /// Opaque to whoever passes it on.
+        letter: Vec<u8>,
+    },
+    /// What somebody asked to be passed on.
+    Passed {
+        /// Who wrote it, as whoever passes it on says.
+        from: PublicKey,
+        /// Proves by itself who wrote it.
+        letter: Vec<u8>,
+    },
 }
 
 impl Wire for Message {
@@ -211,11 +227,16 @@ impl Wire for Message {
                 key.encode(out);
             }
             Self::Moved { views } => out.list(views),
-            Self::Supersede { certificate } => out.bytes(certificate),
             Self::Redeem(request) => request.encode(out),
             Self::Redeemed(answer) => answer.encode(out),
             Self::Fetch => {}
-            Self::Fetched { bytes } | Self::Signal { bytes } => out.bytes(bytes),
+            Self::Supersede { certificate: bytes } | Self::Fetched { bytes } | Self::Signal { bytes } => {
+                out.bytes(bytes)
+            }
+            Self::Pass { to: member, letter } | Self::Passed { from: member, letter } => {
+                member.encode(out);
+                out.bytes(letter);
+            }
             Self::View(message) => message.encode(out),
         }
     }
@@ -238,6 +259,8 @@ impl Wire for Message {
             14 => Self::Fetch,
             15 => Self::Fetched { bytes: input.bytes(MAX_BLOB, "configuration")?.to_vec() },
             16 => Self::Signal { bytes: input.bytes(MAX_SIGNAL, "signal")?.to_vec() },
+            18 => Self::Pass { to: PublicKey::decode(input)?, letter: input.bytes(MAX_LETTER, "letter")?.to_vec() },
+            19 => Self::Passed { from: PublicKey::decode(input)?, letter: input.bytes(MAX_LETTER, "letter")?.to_vec() },
             17 => Self::View(ViewMessage::decode(input)?),
             _ => return Err(DecodeError::Invalid("kind of message")),
         })
@@ -263,6 +286,8 @@ impl Message {
             Self::Fetch => 14,
             Self::Fetched { .. } => 15,
             Self::Signal { .. } => 16,
+            Self::Pass { .. } => 18,
+            Self::Passed { .. } => 19,
             Self::View(_) => 17,
         }
     }

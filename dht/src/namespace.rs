@@ -223,7 +223,7 @@ impl Namespace {
             Command::Renew { ip } => self.leases.renew_now(&env!(self, now), &mut self.out, &LeaseKey::Address(ip)),
             Command::Signal { to, message } => {
                 if message.len() <= MAX_SIGNAL {
-                    self.out.send_peer(to, &Message::Signal { bytes: message });
+                    self.signal(to, message);
                 } else {
                     self.out.drop(DropReason::Overflow);
                 }
@@ -397,6 +397,8 @@ impl Namespace {
                     out.event(Event::Signal { from, message: bytes });
                 }
             }
+            Message::Pass { to, letter } => self.pass(&from, &to, letter),
+            Message::Passed { from, letter } => self.handle_letter(&from, &letter, now),
             // A member needs no slot.
             Message::Redeemed(_) => out.drop(DropReason::Unexpected),
         }

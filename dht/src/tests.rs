@@ -3,6 +3,7 @@
 
 mod invite;
 mod lease;
+mod letter;
 mod net;
 mod quorum;
 mod recover;

@@ -207,6 +207,8 @@ mod tests {
             ("supersede", Message::Supersede { certificate: cert.to_bytes() }),
             ("redeem", Message::Redeem(request)),
             ("signal", Message::Signal { bytes: vec![1, 2, 3] }),
+            ("pass", Message::Pass { to: key(3).public(), letter: vec![1, 2, 3] }),
+            ("passed", Message::Passed { from: key(3).public(), letter: vec![1, 2, 3] }),
         ];
         let mut samples: Vec<_> =
             messages.iter().map(|(file, message)| ("message", *file, message.to_bytes())).collect();

@@ -10,8 +10,9 @@ use crate::codec::{Reader, Wire};
 use crate::command::{Command, CommandId, LeaseKey};
 use crate::config::SignedConfig;
 use crate::env::{DropReason, Env};
-use crate::event::{Event, Proven, Resolution};
+use crate::event::{Event, Level, Proven, Resolution};
 use crate::identity::PublicKey;
+use crate::letter::{self, Letter};
 use crate::message::Message;
 use crate::record::{Hint, normal_name};
 use crate::view::{Successor, page};
@@ -123,6 +124,40 @@ impl Namespace {
             }
             None => self.out.drop(DropReason::BadCertificate),
         }
+    }
+
+    /// Says something to another engine: on the connection, or by a letter where there is none.
+    pub(super) fn signal(&mut self, to: PeerId, signal: Vec<u8>) {
+        let connected = self.membership.level(&to) == Some(Level::Member);
+        let ways = if connected { Vec::new() } else { letter::ways(self.replicas(), self.membership.peer_id(), to) };
+        let Some(reader) = PublicKey::from_peer_id(&to).filter(|_| !ways.is_empty()) else {
+            return self.out.send_peer(to, &Message::Signal { bytes: signal });
+        };
+        let letter = Letter { credential: self.membership.credential().clone(), signal }.to_bytes();
+        for way in ways {
+            self.out.send_peer(way, &Message::Pass { to: reader, letter: letter.clone() });
+        }
+    }
+
+    /// Passes a letter on, if its reader is connected here. Nobody is dialled for it.
+    pub(super) fn pass(&mut self, from: &PublicKey, to: &PublicKey, letter: Vec<u8>) {
+        match to.peer_id().filter(|peer| self.membership.level(peer) == Some(Level::Member)) {
+            Some(peer) => self.out.send_peer(peer, &Message::Passed { from: *from, letter }),
+            None => self.out.drop(DropReason::NoWay),
+        }
+    }
+
+    /// A letter for this node: what its writer shows is checked as on a connection.
+    pub(super) fn handle_letter(&mut self, from: &PublicKey, letter: &[u8], now: Now) {
+        let peer = from.peer_id().filter(|peer| *peer != self.membership.peer_id());
+        let (Some(peer), Ok(letter)) = (peer, Letter::from_bytes(letter)) else {
+            return self.out.drop(DropReason::ForgedLetter);
+        };
+        if self.membership.introduced(peer, letter.credential, now).is_err() {
+            return self.out.drop(DropReason::ForgedLetter);
+        }
+        self.pump();
+        self.out.event(Event::Signal { from: peer, message: letter.signal });
     }
 
     /// What is signed that this node has: the configuration, and views after the founded ones, as many as fit.

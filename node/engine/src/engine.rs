@@ -449,7 +449,7 @@ impl Engine {
             tunnel::Event::Message { peer, kind, payload } => self.receive(peer, kind, &payload, now),
             tunnel::Event::NeedPeer { peer } => self.need_peer(peer, now),
             tunnel::Event::ReserveHandshakes { upto } => self.tell(Command::ReserveHandshakes { upto }),
-            tunnel::Event::EndpointObserved { by, addr } => self.peers.observed(by, addr, now.mono),
+            tunnel::Event::EndpointObserved { by, addr } => self.observed(by, addr, now),
         }
     }
 

@@ -19,6 +19,10 @@ use crate::engine::Engine;
 const MAX_PEERS: usize = 4096;
 /// Endpoints are told to one peer at most this often.
 const SIGNAL_EVERY: Duration = Duration::from_secs(1);
+/// How often voters are asked where we are seen, while somebody is looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How many of them: two that differ say that the translator before us gives each destination a port of its own.
+const LOOKS: usize = 2;
 /// How many of our addresses, as others see them, are remembered.
 const MAX_OBSERVED: usize = 4;
 
@@ -27,7 +31,11 @@ pub(crate) struct Peer {
     keyed: bool,
     up: bool,
     signalled: Option<Instant>,
+    /// What it was told of us then, see [`Peers::version`].
+    told_version: u64,
     wanted: bool,
+    /// A session with it is wanted for what it sees of us.
+    looks: bool,
     /// What it may show us of its leases.
     pub(crate) certificates: Bucket,
     /// What it may be told of its mistakes.
@@ -41,17 +49,22 @@ pub(crate) struct Peers {
     lan: Vec<SocketAddr>,
     configured: Vec<SocketAddr>,
     observed: BTreeMap<SocketAddr, (PeerId, Instant)>,
+    /// Rises when there is another address of ours to tell.
+    version: u64,
+    looked: Option<Instant>,
     sequence: u64,
     freshness: Freshness,
 }
 
 impl Peers {
     pub(crate) fn set_endpoints(&mut self, lan: Vec<SocketAddr>, configured: Vec<SocketAddr>) {
+        self.version += u64::from(self.lan != lan || self.configured != configured);
         self.lan = lan;
         self.configured = configured;
     }
 
-    pub(crate) fn observed(&mut self, by: PeerId, addr: SocketAddr, now: Instant) {
+    fn observed(&mut self, by: PeerId, addr: SocketAddr, now: Instant) {
+        self.version += u64::from(!self.observed.contains_key(&addr) && !self.lan.contains(&addr));
         if self.observed.len() >= MAX_OBSERVED && !self.observed.contains_key(&addr) {
             let oldest = self.observed.iter().min_by_key(|(_, (_, at))| *at).map(|(addr, _)| *addr);
             oldest.and_then(|addr| self.observed.remove(&addr));
@@ -96,10 +109,47 @@ impl Engine {
     pub(crate) fn need_peer(&mut self, peer: PeerId, now: Now) {
         let Some(entry) = self.peers.entry(peer) else { return self.count("too-many-peers") };
         entry.wanted = true;
-        if entry.keyed {
-            self.signal(peer, true, now);
-        } else {
+        if !entry.keyed {
             self.tell(Command::Connect { peer });
+        }
+        // Also to whom there is no connection, and perhaps never will be: others pass it on.
+        self.signal(peer, true, now);
+        self.look_outside(peer, now);
+    }
+
+    /// Asks some voters, whom everybody reaches, where we are seen: behind a translator nobody else can tell.
+    fn look_outside(&mut self, besides: PeerId, now: Now) {
+        if self.peers.looked.is_some_and(|at| now.mono < at + LOOK_EVERY) {
+            return;
+        }
+        self.peers.looked = Some(now.mono);
+        let me = self.me;
+        let voters = self.standing.as_ref().map(|standing| standing.summary.replicas.clone()).unwrap_or_default();
+        for voter in voters.into_iter().filter(|voter| *voter != me && *voter != besides).take(LOOKS) {
+            if self.peers.is_up(&voter) {
+                self.tunnel.ping(voter, now.mono);
+                continue;
+            }
+            let Some(entry) = self.peers.entry(voter) else { return self.count("too-many-peers") };
+            (entry.wanted, entry.looks) = (true, true);
+            if entry.keyed {
+                self.signal(voter, true, now);
+            } else {
+                self.tell(Command::Connect { peer: voter });
+            }
+        }
+    }
+
+    /// Somebody has told us where we are seen: whoever looks for us, or is looked for, has to know.
+    pub(crate) fn observed(&mut self, by: PeerId, addr: SocketAddr, now: Now) {
+        let before = self.peers.version;
+        self.peers.observed(by, addr, now.mono);
+        if self.peers.version == before {
+            return;
+        }
+        let looked_for = |(peer, known): (&PeerId, &Peer)| (known.wanted && !known.up).then_some(*peer);
+        for peer in self.peers.known.iter().filter_map(looked_for).collect::<Vec<_>>() {
+            self.signal(peer, false, now);
         }
     }
 
@@ -139,11 +189,12 @@ impl Engine {
     }
 
     fn signal(&mut self, peer: PeerId, want_reply: bool, now: Now) {
+        let version = self.peers.version;
         let Some(entry) = self.peers.entry(peer) else { return };
-        if entry.signalled.is_some_and(|at| now.mono < at + SIGNAL_EVERY) {
+        if entry.signalled.is_some_and(|at| now.mono < at + SIGNAL_EVERY) && entry.told_version == version {
             return;
         }
-        entry.signalled = Some(now.mono);
+        (entry.signalled, entry.told_version) = (Some(now.mono), version);
         let Some(to) = PublicKey::from_peer_id(&peer) else { return };
         self.peers.sequence += 1;
         let candidates = Candidates {
@@ -177,9 +228,18 @@ impl Engine {
         if candidates.want_reply {
             self.signal(from, false, now);
             if !self.peers.is_up(&from) {
+                if let Some(entry) = self.peers.entry(from) {
+                    // It looks for us: it has to hear where we are seen, once we know.
+                    entry.wanted = true;
+                }
                 // It wants to reach us, and a NAT in front of us opens only from inside.
                 self.send_leases(from, now);
+                self.tunnel.renew(from, now.mono);
+                self.look_outside(from, now);
             }
+        }
+        if !self.peers.is_up(&from) && self.peers.known.get(&from).is_some_and(|known| known.looks) {
+            self.tunnel.renew(from, now.mono);
         }
     }
 }

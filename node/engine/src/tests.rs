@@ -16,6 +16,7 @@ use libp2p_identity::PeerId;
 use tunnel::{Candidate, CandidateKind, Kind, Tunnel};
 
 mod lapse;
+mod looking;
 mod parties;
 mod stale;
 mod standing;

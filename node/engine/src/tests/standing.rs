@@ -20,7 +20,7 @@ fn shard(shard: u16, members: &[u8], silent: &[(u8, u64)]) -> ShardFacts {
 }
 
 /// A view of these members, of whom some are silent; this node votes in it if it is one of them.
-fn summary(members: &[u8], silent: &[(u8, u64)]) -> Summary {
+pub(super) fn summary(members: &[u8], silent: &[(u8, u64)]) -> Summary {
     let home = shard(0, members, silent);
     let mine = usize::from(home.members.contains(&replica(1)));
     Summary {
@@ -51,7 +51,7 @@ fn summary(members: &[u8], silent: &[(u8, u64)]) -> Summary {
 }
 
 impl Lab {
-    fn told(&mut self, summary: Summary) -> crate::NamespaceStatus {
+    pub(super) fn told(&mut self, summary: Summary) -> crate::NamespaceStatus {
         self.overlay(dht::Event::Status { summary: Box::new(summary) });
         self.engine.status(self.now)
     }

@@ -210,11 +210,7 @@ impl Wire for Message {
                 encode_vote(scope, store_id, *votes, ballot, out);
                 out.list(items);
             }
-            Self::Read { scope, id, key } => {
-                scope.encode(out);
-                out.u64(*id);
-                key.encode(out);
-            }
+            Self::Read { scope, id, key } => encode_read_of(scope, *id, key, out),
             Self::ReadReply { scope, store_id, id, key, held } => {
                 scope.encode(out);
                 out.raw(store_id);
@@ -234,8 +230,7 @@ impl Wire for Message {
                 out.bytes(bytes)
             }
             Self::Pass { to: member, letter } | Self::Passed { from: member, letter } => {
-                member.encode(out);
-                out.bytes(letter);
+                encode_letter(member, letter, out);
             }
             Self::View(message) => message.encode(out),
         }
@@ -341,6 +336,17 @@ impl Message {
             _ => return Err(DecodeError::Invalid("kind of message")),
         })
     }
+}
+
+fn encode_read_of(scope: &Scope, id: u64, key: &RegisterKey, out: &mut Writer) {
+    scope.encode(out);
+    out.u64(id);
+    key.encode(out);
+}
+
+fn encode_letter(member: &PublicKey, letter: &[u8], out: &mut Writer) {
+    member.encode(out);
+    out.bytes(letter);
 }
 
 fn encode_vote(scope: &Scope, store_id: &[u8; 16], votes: u64, ballot: &Ballot, out: &mut Writer) {

@@ -204,7 +204,7 @@ impl Nat {
         }
         match self.inbound(source, to, now) {
             Passage::Through { from, to } => Passage::Back { from, to },
-            other => other,
+            other @ (Passage::Back { .. } | Passage::Dropped(_)) => other,
         }
     }
 
@@ -440,7 +440,9 @@ mod tests {
         let mut nat = Nat::new(settings, OUTSIDE, 1);
         let inside = at("192.168.1.2:4000");
         let to = |port: u16| SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 1), port);
-        (1..=4).for_each(|port| drop(source(nat.outbound(inside, to(port), secs(0)))));
+        for port in 1..=4 {
+            source(nat.outbound(inside, to(port), secs(0)));
+        }
         assert_eq!(nat.outbound(inside, to(5), secs(0)), Passage::Dropped(Reason::NoPort));
         source(nat.outbound(inside, to(1), secs(0)));
     }

@@ -8,7 +8,7 @@ use dht::Command;
 use dht::clock::Now;
 use dht::identity::PublicKey;
 use dht::sign::NamespaceId;
-use dht::signal::{self, Candidates, Filter, Freshness, Loopback, MAX_CANDIDATES};
+use dht::signal::{self, Candidates, Filter, Freshness, Loopback, MAX_CANDIDATES, SignalError};
 use libp2p_identity::PeerId;
 use tunnel::{Candidate, CandidateKind};
 
@@ -149,7 +149,8 @@ impl Engine {
         }
         let looked_for = |(peer, known): (&PeerId, &Peer)| (known.wanted && !known.up).then_some(*peer);
         for peer in self.peers.known.iter().filter_map(looked_for).collect::<Vec<_>>() {
-            self.signal(peer, false, now);
+            // This may overtake what was said before, which then counts no more.
+            self.signal(peer, true, now);
         }
     }
 
@@ -217,7 +218,14 @@ impl Engine {
             self.peers.freshness.check(from, &candidates)?;
             Ok(candidates)
         });
-        let Ok(candidates) = fresh else { return self.count("bad-signal") };
+        let candidates = match fresh {
+            Ok(candidates) => candidates,
+            // A letter goes by several ways.
+            Err(SignalError::Repeated) => return self.count("repeated-signal"),
+            Err(SignalError::Malformed | SignalError::ForAnother | SignalError::Signature) => {
+                return self.count("bad-signal");
+            }
+        };
         let filter = Filter {
             loopback: if self.config.loopback_underlay { Loopback::Allowed } else { Loopback::Refused },
             overlays: vec![self.config.range],

@@ -126,17 +126,17 @@ impl Namespace {
         }
     }
 
-    /// Says something to another engine: on the connection, or by a letter where there is none.
+    /// Says something to another engine: on the connection, and where there is none, by letters, as it may be that nobody
+    /// can dial it.
     pub(super) fn signal(&mut self, to: PeerId, signal: Vec<u8>) {
-        let connected = self.membership.level(&to) == Some(Level::Member);
-        let ways = if connected { Vec::new() } else { letter::ways(self.replicas(), self.membership.peer_id(), to) };
-        let Some(reader) = PublicKey::from_peer_id(&to).filter(|_| !ways.is_empty()) else {
-            return self.out.send_peer(to, &Message::Signal { bytes: signal });
-        };
-        let letter = Letter { credential: self.membership.credential().clone(), signal }.to_bytes();
-        for way in ways {
-            self.out.send_peer(way, &Message::Pass { to: reader, letter: letter.clone() });
+        if let Some(reader) = PublicKey::from_peer_id(&to).filter(|_| self.membership.level(&to) != Some(Level::Member))
+        {
+            let letter = Letter { credential: self.membership.credential().clone(), signal: signal.clone() }.to_bytes();
+            for way in letter::ways(self.replicas(), self.membership.peer_id(), to) {
+                self.out.send_peer(way, &Message::Pass { to: reader, letter: letter.clone() });
+            }
         }
+        self.out.send_peer(to, &Message::Signal { bytes: signal });
     }
 
     /// Passes a letter on, if its reader is connected here. Nobody is dialled for it.

@@ -74,7 +74,11 @@ pub fn whole_life(
 
     client.release(segment, running)?;
     wait::until_ok("the lease's end", LIMIT, || expect(!held(ip)?, || format!("{ip} is still held")))?;
-    ensure!(node.addresses(segment.device)?.is_empty(), "the client kept the address that it released");
+    // udhcpc says that it has released before its script takes the address off.
+    wait::until_ok("the client to take the address off", LIMIT, || {
+        let kept = node.addresses(segment.device)?;
+        expect(kept.is_empty(), || format!("it kept {kept:?}"))
+    })?;
 
     running = client.start(segment)?;
     let again = address(segment, &running)?;

@@ -13,7 +13,7 @@ pub(crate) fn rules(edge: Edge, outside: &str) -> String {
     match edge {
         Edge::Open => String::new(),
         Edge::Firewall => filter(false),
-        Edge::FullCone => mapped(outside, "udp dport map @inside"),
+        Edge::FullCone => mapped(outside, "dnat to udp dport map @inside"),
         Edge::AddressRestricted => mapped(outside, "ip saddr . udp dport @sent_to dnat to udp dport map @inside"),
         Edge::Home => format!("{}{}", nat(&masquerade), filter(true)),
         Edge::HomeWithoutInputDrop => format!("{}{}", nat(&masquerade), filter(false)),
@@ -49,7 +49,6 @@ fn filter(input_drop: bool) -> String {
 
 /// Who is inside is kept in a map of our own, as conntrack lets in only whom was sent to.
 fn mapped(outside: &str, target: &str) -> String {
-    let target = if target.contains("dnat") { target.to_owned() } else { format!("dnat to {target}") };
     format!(
         "table ip nat {{\n\
          map inside {{ type inet_service : ipv4_addr . inet_service; flags dynamic,timeout; timeout 300s; size 65536; }}\n\

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::net::{D, FREE, Keep, Net, is_ops, is_results, none, secs};
+use super::net::{D, FREE, Keep, Net, guards, is_ops, is_results, none, secs};
 use crate::codec::Wire;
 use crate::command::{ClientId, Command, CommandId, Hold, LeaseKey};
 use crate::env::Rules;
@@ -13,14 +13,6 @@ use crate::right::Right;
 
 const A: u8 = 10;
 const B: u8 = 11;
-
-/// The schedule holds with all rules, and fails without the ones that `off` switches off.
-fn guards(name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
-    assert!(!broken(Rules::ALL), "{name} fails with every rule on");
-    let mut rules = Rules::ALL;
-    off(&mut rules);
-    assert!(broken(rules), "{name} does not notice that its rule is off");
-}
 
 #[test]
 fn a_claim_is_granted_renewed_released_and_granted_to_another() {

@@ -439,6 +439,14 @@ pub(super) enum Keep {
     No,
 }
 
+/// The schedule holds with all rules, and fails without the ones that `off` switches off.
+pub(super) fn guards(name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
+    assert!(!broken(Rules::ALL), "{name} fails with every rule on");
+    let mut rules = Rules::ALL;
+    off(&mut rules);
+    assert!(broken(rules), "{name} does not notice that its rule is off");
+}
+
 /// Nothing is lost.
 pub(super) fn none(_: &Packet) -> bool {
     false

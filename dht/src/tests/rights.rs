@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::net::{D, Net, Packet, none, secs};
+use super::net::{D, Net, Packet, guards, none, secs};
 use crate::cell::millis;
 use crate::command::{ClientId, LeaseKey};
 use crate::env::Rules;
@@ -75,13 +75,6 @@ impl Segment {
         let of = (&LeaseKey::Address(self.ip), ClientId::of(client));
         Right::Handed(Box::new(Handover::sign(&self.net.world.ns, &Net::secret(from), &public(to), of, op_seq)))
     }
-}
-
-fn guards(name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
-    assert!(!broken(Rules::ALL), "{name} fails with every rule on");
-    let mut rules = Rules::ALL;
-    off(&mut rules);
-    assert!(broken(rules), "{name} does not notice that its rule is off");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::net::{Net, Packet, none, secs};
+use super::net::{Net, Packet, guards, none, secs};
 use crate::codec::Wire;
 use crate::command::Role;
 use crate::env::Rules;
@@ -98,13 +98,6 @@ impl Door {
     fn key(&self) -> RegisterKey {
         RegisterKey::Redeem(self.token.invite().invite)
     }
-}
-
-fn guards(name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
-    assert!(!broken(Rules::ALL), "{name} fails with every rule on");
-    let mut rules = Rules::ALL;
-    off(&mut rules);
-    assert!(broken(rules), "{name} does not notice that its rule is off");
 }
 
 /// A small generator, so that a schedule is a number.

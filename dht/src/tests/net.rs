@@ -441,10 +441,24 @@ pub(super) enum Keep {
 
 /// The schedule holds with all rules, and fails without the ones that `off` switches off.
 pub(super) fn guards(name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
-    assert!(!broken(Rules::ALL), "{name} fails with every rule on");
-    let mut rules = Rules::ALL;
+    guards_from(Rules::ALL, name, broken, off);
+}
+
+/// As [`guards`], with views that stay as they are unless the test changes them.
+pub(super) fn guards_steady(name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
+    guards_from(steady(), name, broken, off);
+}
+
+/// As [`guards`], from these rules instead of all.
+pub(super) fn guards_from(mut rules: Rules, name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
+    assert!(!broken(rules), "{name} fails with every rule on");
     off(&mut rules);
     assert!(broken(rules), "{name} does not notice that its rule is off");
+}
+
+/// Views stay as they are unless the test changes them.
+pub(super) fn steady() -> Rules {
+    Rules { views_change: false, ..Rules::ALL }
 }
 
 /// Nothing is lost.

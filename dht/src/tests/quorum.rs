@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::net::{ASKING, D, FREE, Keep, Net, Packet, is_ops, none, secs};
+use super::net::{ASKING, D, FREE, Keep, Net, Packet, guards_from, is_ops, none, secs, steady};
 use crate::command::{ClientId, Command, LeaseKey};
 use crate::env::Rules;
 use crate::event::{ClaimError, Event, Resolution};
@@ -16,10 +16,7 @@ const B: u8 = 11;
 
 /// Without the fast path: a ballot promised along with a vote would spoil the schedules here, which count rounds.
 fn guards(name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
-    let mut rules = Rules { fast_path: false, views_change: false, ..Rules::ALL };
-    assert!(!broken(rules), "{name} fails with every rule on");
-    off(&mut rules);
-    assert!(broken(rules), "{name} does not notice that its rule is off");
+    guards_from(Rules { fast_path: false, ..steady() }, name, broken, off);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::net::{D, FREE, Keep, Net, Packet, none, secs};
+use super::net::{D, FREE, Keep, Net, Packet, guards_steady, none, secs, steady};
 use crate::certificate::{CertError, LeaseCert};
 use crate::codec::Wire;
 use crate::command::{Command, Role};
@@ -21,17 +21,6 @@ use crate::view::{ChainError, Member, Successor, View, Vote};
 
 const A: u8 = 10;
 const B: u8 = 11;
-
-fn steady() -> Rules {
-    Rules { views_change: false, ..Rules::ALL }
-}
-
-fn guards(name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
-    let mut rules = steady();
-    assert!(!broken(rules), "{name} fails with every rule on");
-    off(&mut rules);
-    assert!(broken(rules), "{name} does not notice that its rule is off");
-}
 
 /// Three founders, of whom the first has the authority key, and two members.
 fn net(rules: Rules) -> (Net, Ipv4Addr) {
@@ -91,7 +80,7 @@ fn recovery_waits_before_serving() {
         b_gets(&mut net, ip);
         net.owners(ip).len() > 1
     };
-    guards("recovery_waits_before_serving", broken, |rules| rules.recovery_waits = false);
+    guards_steady("recovery_waits_before_serving", broken, |rules| rules.recovery_waits = false);
 }
 
 #[test]
@@ -298,7 +287,7 @@ fn a_view_that_has_long_been_over_proves_nothing_new() {
         assert!(answer.is_ok() || answer == Err(CertError::Lapsed), "{answer:?}");
         answer.is_ok()
     };
-    guards("a_view_that_has_long_been_over", broken, |rules| rules.old_views_are_no_news = false);
+    guards_steady("a_view_that_has_long_been_over", broken, |rules| rules.old_views_are_no_news = false);
 }
 
 #[test]
@@ -315,7 +304,7 @@ fn recovery_voids_open_invites() {
         // Its register may be among what is lost, and with it how often it was used.
         token.invite().may_append(&config, 0).is_ok()
     };
-    guards("recovery_voids_open_invites", broken, |rules| rules.recovery_voids_invites = false);
+    guards_steady("recovery_voids_open_invites", broken, |rules| rules.recovery_voids_invites = false);
 }
 
 /// A survivor's copy of an invite's register may lack whom the others admitted last: it must not turn them away.

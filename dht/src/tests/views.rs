@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::net::{ASKING, D, Keep, Net, Packet, is_ops, none, secs};
+use super::net::{ASKING, D, Keep, Net, Packet, guards_steady, is_ops, none, secs, steady};
 use crate::command::{Command, LeaseKey};
 use crate::env::Rules;
 use crate::event::{Event, Resolution};
@@ -16,18 +16,6 @@ const A: u8 = 10;
 const B: u8 = 11;
 const C: u8 = 12;
 const E: u8 = 13;
-
-/// Views stay as they are unless the test changes them.
-fn steady() -> Rules {
-    Rules { views_change: false, ..Rules::ALL }
-}
-
-fn guards(name: &str, broken: impl Fn(Rules) -> bool, off: impl FnOnce(&mut Rules)) {
-    let mut rules = steady();
-    assert!(!broken(rules), "{name} fails with every rule on");
-    off(&mut rules);
-    assert!(broken(rules), "{name} does not notice that its rule is off");
-}
 
 /// The numbers of those who are in the newest view of the address's shard, as this node knows it.
 fn members(net: &Net, node: u8, ip: Ipv4Addr) -> Vec<u8> {
@@ -307,7 +295,7 @@ fn no_wedge() {
         begin(&mut net, A);
         net.owners(ip).len() > 1
     };
-    guards("no_wedge", broken, |rules| rules.wedge = false);
+    guards_steady("no_wedge", broken, |rules| rules.wedge = false);
 }
 
 /// The newcomers outvote the one that knows.
@@ -325,7 +313,7 @@ fn no_transfer() {
         net.run(secs(8), none);
         net.owners(ip).len() > 1
     };
-    guards("no_transfer", broken, |rules| rules.transfer = false);
+    guards_steady("no_transfer", broken, |rules| rules.transfer = false);
 }
 
 /// {1} -> {1, A, B}: A and B, still empty, decide the next view; wedged, they serve as snapshots of nothing.
@@ -346,7 +334,7 @@ fn transferring_has_no_vote() {
         net.run(secs(8), none);
         net.owners(ip).len() > 1
     };
-    guards("transferring_has_no_vote", broken, |rules| rules.transferring_has_no_vote = false);
+    guards_steady("transferring_has_no_vote", broken, |rules| rules.transferring_has_no_vote = false);
 }
 
 /// 1 accepted a view that nobody else saw; 2 and 3 decide another; 1 begins anew with its own.
@@ -375,7 +363,7 @@ fn repropose_runs_phase_1() {
             [1, 2, 3].into_iter().filter(|n| numbers(&net, *n, ip) == 1).map(|n| members(&net, n, ip)).collect();
         decided.len() > 1
     };
-    guards("repropose_runs_phase_1", broken, |rules| rules.repropose_runs_phase_1 = false);
+    guards_steady("repropose_runs_phase_1", broken, |rules| rules.repropose_runs_phase_1 = false);
 }
 
 /// A round of the old view completes at a member whose registers were counted before it was wedged.
@@ -414,7 +402,7 @@ fn precopy_is_not_snapshot() {
         net.run(secs(8), |packet| packet.to == other && is_moved(packet));
         net.owners(ip).len() > 1
     };
-    guards("precopy_is_not_snapshot", broken, |rules| rules.snapshot_after_wedge = false);
+    guards_steady("precopy_is_not_snapshot", broken, |rules| rules.snapshot_after_wedge = false);
 }
 
 /// {1, 2, 3} -> {2, 3, A}: 2 and 3 serve, the old state is dropped, and A has nothing yet.
@@ -433,7 +421,7 @@ fn late_member_activates() {
         net.run(secs(20), none);
         net.owners(net.ip(6)) != [A]
     };
-    guards("late_member_activates", broken, |rules| rules.copy_from_active = false);
+    guards_steady("late_member_activates", broken, |rules| rules.copy_from_active = false);
 }
 
 /// The old view's members would for ever name the old owner.
@@ -456,7 +444,7 @@ fn stale_view_read() {
         net.run(secs(5), |packet| packet.to == C && is_moved(packet));
         matches!(net.resolved(C, id), Some(Resolution::Found { owner, .. }) if owner == peer(A))
     };
-    guards("stale_view_read", broken, |rules| rules.active_reads = false);
+    guards_steady("stale_view_read", broken, |rules| rules.active_reads = false);
 }
 
 /// Two that would have different members end up with one view.
@@ -561,7 +549,7 @@ fn restored_replica_asks_first() {
         net.run(secs(8), none);
         net.owners(ip).len() > 1
     };
-    guards("restored_replica_asks_first", broken, |rules| rules.restored_asks_first = false);
+    guards_steady("restored_replica_asks_first", broken, |rules| rules.restored_asks_first = false);
 }
 
 /// The same if the copy is older than all votes: the store cannot know that it has voted.
@@ -579,7 +567,7 @@ fn a_store_without_votes_asks_as_well() {
         net.run(secs(8), none);
         net.owners(ip).len() > 1
     };
-    guards("a_store_without_votes_asks_as_well", broken, |rules| rules.fresh_store_asks = false);
+    guards_steady("a_store_without_votes_asks_as_well", broken, |rules| rules.fresh_store_asks = false);
 }
 
 /// The votes that a coordinator gave itself count as well: those whom it asked for theirs have been told.
@@ -602,7 +590,7 @@ fn a_coordinators_own_votes_are_told() {
         net.run(secs(8), none);
         net.owners(ip).len() > 1
     };
-    guards("a_coordinators_own_votes_are_told", broken, |rules| rules.own_votes_told = false);
+    guards_steady("a_coordinators_own_votes_are_told", broken, |rules| rules.own_votes_told = false);
 }
 
 /// 2 comes back with an old disk, has time to ask, and then whoever shares a lease with it goes away.
@@ -681,7 +669,7 @@ fn false_lost() {
         net.settle();
         net.owners(ip) != [A]
     };
-    guards("false_lost", broken, |rules| rules.fast_path_never_refuses = false);
+    guards_steady("false_lost", broken, |rules| rules.fast_path_never_refuses = false);
 }
 
 /// The second operation on a key through one coordinator takes two round trips less one.

@@ -16,6 +16,9 @@ use crate::sign::{self, Label, NamespaceId, Signature};
 /// Most addresses in one message.
 pub const MAX_CANDIDATES: usize = 16;
 
+/// Most relays in one message.
+pub const MAX_RELAYS: usize = 4;
+
 /// Peers whose numbers are remembered.
 const MAX_PEERS: usize = 4096;
 
@@ -44,6 +47,8 @@ pub struct Candidates {
     pub want_reply: bool,
     /// At most 16.
     pub list: Vec<Candidate>,
+    /// Members that the sender has asked to carry between the two; at most 4.
+    pub relays: Vec<PublicKey>,
 }
 
 /// Why candidates are not acted upon.
@@ -91,6 +96,7 @@ impl Wire for Candidates {
         out.raw(&self.instance);
         out.u8(u8::from(self.want_reply));
         out.list(&self.list);
+        out.list(&self.relays);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
@@ -99,6 +105,7 @@ impl Wire for Candidates {
             instance: input.array()?,
             want_reply: input.flag("wish for a reply")?,
             list: input.list(MAX_CANDIDATES, "list of candidates")?,
+            relays: input.list(MAX_RELAYS, "list of relays")?,
         })
     }
 }
@@ -226,6 +233,7 @@ mod tests {
             instance: [instance; 8],
             want_reply: true,
             list: list.iter().map(|addr| Candidate { kind: 1, addr: addr.parse().unwrap() }).collect(),
+            relays: vec![key(3).public()],
         }
     }
 

@@ -173,6 +173,10 @@ pub(crate) struct JoinOptions {
     /// When this machine offers to keep a part of the register for others.
     #[arg(long, value_enum)]
     pub(crate) serve: Option<Serve>,
+    /// How much each other member may send through this machine to those it cannot reach itself, in Mbit/s (default 100); 0
+    /// carries for nobody.
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(..=100_000))]
+    pub(crate) relay_limit: Option<u32>,
 }
 
 /// How this machine's resolver learns of the zone.
@@ -233,6 +237,7 @@ impl JoinOptions {
             no_tap: self.no_tap,
             dns: self.dns.or(before.dns),
             serve: self.serve.or(before.serve),
+            relay_limit: self.relay_limit.or(before.relay_limit),
         }
     }
 }
@@ -262,6 +267,8 @@ mod tests {
             "join lab --peer 192.0.2.1:4001",
             "join lab --advertise 192.0.2.1",
             "join lab --serve sometimes",
+            "join lab --relay-limit some",
+            "join lab --relay-limit 100001",
         ] {
             assert!(Cli::try_parse_from(["overlay"].into_iter().chain(bad.split(' '))).is_err(), "{bad}");
         }

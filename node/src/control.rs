@@ -28,9 +28,9 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 /// What the control thread is told.
 pub(crate) enum Input {
     Frame { frame: Vec<u8>, offload: Offload },
-    Datagram { from: SocketAddr, datagram: Vec<u8>, place: Place },
+    Datagram { from: tunnel::Endpoint, datagram: Vec<u8>, place: Place },
     Opened { peer: PeerId, kind: tunnel::Kind, payload: Vec<u8>, place: Place },
-    Roamed { roamed: Roamed, from: SocketAddr, place: Place },
+    Roamed { roamed: Roamed, place: Place },
     TooBig { to: SocketAddr, size: usize },
     TapGone,
     Overlay(dht::Event),
@@ -99,8 +99,8 @@ impl Control {
                 engine.handle_opened(peer, kind, &payload, now);
                 drop(place);
             }
-            Input::Roamed { roamed, from, place } => {
-                engine.handle_roamed(roamed, from, now);
+            Input::Roamed { roamed, place } => {
+                engine.handle_roamed(roamed, now);
                 drop(place);
             }
             Input::TooBig { to, size } => {

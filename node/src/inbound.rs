@@ -1,4 +1,5 @@
-//! The inbound thread: data socket → open → TAP, for all namespaces of the daemon.
+//! The inbound thread: data socket → open → TAP, for all namespaces of the daemon; and data socket → open → seal → data socket
+//! for what we carry between others.
 //!
 //! What comes from outside may fill only its [`Share`] of control's queue: strangers a small one, members half of it.
 //! The rest is for this machine's frames and for the overlay.
@@ -12,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use dht::clock::Now;
 use engine::Snapshot;
-use engine::fast::{self, Arrival};
+use engine::fast::{self, Arrival, Datagrams};
+use tunnel::Endpoint;
 
 use crate::control::Input;
 use crate::io::clock::SystemClock;
@@ -106,6 +108,7 @@ impl Drop for Place {
 /// Runs until `stop`.
 pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClock, stop: &AtomicBool) {
     let mut batch = ReceiveBatch::new();
+    let mut carried: [Datagrams; SLOTS] = Default::default();
     while !stop.load(Ordering::Relaxed) {
         let count = match socket.receive(&mut batch, 500) {
             Ok(0) => continue,
@@ -117,19 +120,26 @@ pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClo
         };
         let lanes = lanes.load();
         let now = clock.now();
-        batch.for_each(count, |from, datagram| one(&lanes, from, datagram, now));
+        batch.for_each(count, |from, datagram| one(&lanes, from, datagram, now, &mut carried));
+        for (lane, carried) in lanes.iter().zip(&mut carried) {
+            if let Some(lane) = lane.as_ref().filter(|_| !carried.is_empty()) {
+                carried.drain(|to, bytes, segment| lane.carry(socket, to, bytes, segment));
+            }
+        }
     }
 }
 
-fn one(lanes: &Lanes, from: SocketAddr, datagram: &mut [u8], now: Now) {
+fn one(lanes: &Lanes, from: SocketAddr, datagram: &mut [u8], now: Now, carried: &mut [Datagrams; SLOTS]) {
     if let Some(index) = tunnel::receiver_index(datagram) {
-        match &lanes[(index >> SLOT_SHIFT) as usize] {
-            Some(lane) => lane.receive(index, from, datagram, now),
+        let slot = (index >> SLOT_SHIFT) as usize;
+        match &lanes[slot] {
+            Some(lane) => lane.receive(index, from, datagram, now, &mut carried[slot]),
             None => count(lanes, "no-such-slot"),
         }
     } else if tunnel::is_init(datagram) {
         // It does not say for whom: each namespace looks for its own mark.
         for lane in lanes.iter().flatten() {
+            let from = Endpoint::Direct(from);
             lane.hand_over(Share::Strangers, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
         }
     } else {
@@ -143,27 +153,42 @@ fn count(lanes: &Lanes, reason: &'static str) {
 }
 
 impl Lane {
-    fn receive(&self, index: u32, from: SocketAddr, datagram: &mut [u8], now: Now) {
+    fn receive(&self, index: u32, from: SocketAddr, datagram: &mut [u8], now: Now, carried: &mut Datagrams) {
         let snapshot = self.snapshot.load();
         let share = if snapshot.receiving.contains_key(&index) { Share::Members } else { Share::Strangers };
-        let sealed = |datagram: &[u8]| {
+        let sealed = |from: Endpoint, datagram: &[u8]| {
             self.hand_over(share, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
         };
         if !snapshot.is_usable(&now) {
-            return sealed(datagram);
+            return sealed(from.into(), datagram);
         }
-        let (arrival, roamed) = fast::inbound(&snapshot, from, datagram);
-        match arrival {
+        let received = fast::inbound(&snapshot, from, datagram, now.mono, carried);
+        match received.arrival {
             Arrival::Frame { offload, header, packet } => self.write(offload, &header, packet),
             Arrival::Opened { peer, kind, payload } => {
                 let opened = |place| Input::Opened { peer, kind, payload: payload.to_vec(), place };
                 self.hand_over(Share::Members, opened);
             }
             Arrival::Dropped(reason) => self.drops.count(reason),
-            Arrival::Control => sealed(datagram),
+            Arrival::Sealed { from, datagram } => sealed(from, datagram),
+            Arrival::Carried => {}
         }
-        if let Some(roamed) = roamed {
-            self.hand_over(Share::Members, |place| Input::Roamed { roamed, from, place });
+        for roamed in received.roamed.into_iter().flatten() {
+            self.hand_over(Share::Members, |place| Input::Roamed { roamed, place });
+        }
+    }
+
+    /// Sends on what one member has sent to another one through us.
+    fn carry(&self, socket: &DataSocket, to: SocketAddr, bytes: &[u8], segment: usize) {
+        for run in bytes.chunks(segment * socket.max_segments()) {
+            match socket.send(to, run, segment) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                    let _ = self.control.try_send(Input::TooBig { to, size: segment });
+                    self.drops.count("datagram-too-big");
+                }
+                Err(_) => self.drops.count("send-failed"),
+            }
         }
     }
 
@@ -221,6 +246,7 @@ mod tests {
             outer_mtu: 1500,
             heads: [0; 8],
             suites: tunnel::Suites::default(),
+            relay: None,
         };
         let config = Config {
             name: "lab".into(),
@@ -258,7 +284,7 @@ mod tests {
     }
 
     fn arrive(lanes: &Lanes, mut datagram: Vec<u8>) {
-        one(lanes, SocketAddr::from(([192, 0, 2, 1], 4000)), &mut datagram, now());
+        one(lanes, SocketAddr::from(([192, 0, 2, 1], 4000)), &mut datagram, now(), &mut Default::default());
     }
 
     #[test]

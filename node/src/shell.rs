@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use dht::identity::SecretKey;
 use dht::{NamespaceId, Summary};
-use engine::{Addressing, Config, Engine, Event, Hostname};
+use engine::{Addressing, Config, Engine, Event, Hostname, RELAY_RATE};
 use ipnet::Ipv4Net;
 use tokio::sync::mpsc;
 use tunnel::Tunnel;
@@ -85,6 +85,7 @@ impl Shell {
             outer_mtu: underlay.mtu,
             heads: summary.heads,
             suites: tunnel::Suites::default(),
+            relay: relay_rate(options).filter(|_| summary.relay),
         };
         // Above everything used before, also where the store was restored; a wrong clock is caught by the store.
         let floor = summary.handshake_floor.max(now.unix_s.saturating_mul(1000) << 16);
@@ -292,6 +293,12 @@ impl Shell {
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
         let _ = joined.await;
     }
+}
+
+/// What each member may send through this one, in bytes per second.
+fn relay_rate(options: &JoinOptions) -> Option<u64> {
+    let said = options.relay_limit.map(|megabits| u64::from(megabits) * 125_000);
+    Some(said.unwrap_or(RELAY_RATE)).filter(|rate| *rate > 0)
 }
 
 fn addressing(options: &JoinOptions) -> Addressing {

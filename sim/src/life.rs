@@ -10,7 +10,7 @@ use dht::join::Joiner;
 use dht::membership::{Stage, stage};
 use dht::token::Token;
 use dht::{Keys, Namespace, NamespaceId, Now};
-use engine::{Config, Engine};
+use engine::{Config, Engine, RELAY_RATE};
 use rand::RngExt;
 use tunnel::Tunnel;
 
@@ -99,6 +99,7 @@ impl Node {
             outer_mtu: 1500,
             heads: summary.heads,
             suites: tunnel::Suites::default(),
+            relay: summary.relay.then_some(RELAY_RATE),
         };
         let tunnel = Tunnel::new(tunnel, summary.handshake_floor, self.seed(), moment.now.mono);
         let config = Config {

@@ -38,6 +38,10 @@ impl Node {
             }
             Verdict::Dropped(reason) => self.count(reason),
         }
+        self.send_all(datagrams);
+    }
+
+    fn send_all(&mut self, mut datagrams: Datagrams) {
         datagrams.drain(|to, bytes, segment| {
             for datagram in bytes.chunks(segment) {
                 self.effects.push(Effect::Datagram { to, bytes: datagram.to_vec() });
@@ -58,8 +62,9 @@ impl Node {
             engine(self, &mut |engine| engine.handle_datagram(from, &datagram, now));
             return self.pump(at);
         }
-        let (arrival, roamed) = fast::inbound(&snapshot, from, &mut datagram);
-        match arrival {
+        let mut carried = Datagrams::default();
+        let received = fast::inbound(&snapshot, from, &mut datagram, now.mono, &mut carried);
+        match received.arrival {
             Arrival::Frame { offload, header, packet } => {
                 let frame = [&header[..], packet].concat();
                 self.write(frame, offload);
@@ -69,10 +74,14 @@ impl Node {
                 engine(self, &mut |engine| engine.handle_opened(peer, kind, &payload, now));
             }
             Arrival::Dropped(reason) => self.count(reason),
-            Arrival::Control => engine(self, &mut |engine| engine.handle_datagram(from, &datagram, now)),
+            Arrival::Sealed { from, datagram } => {
+                let datagram = datagram.to_vec();
+                engine(self, &mut |engine| engine.handle_datagram(from, &datagram, now));
+            }
+            Arrival::Carried => self.send_all(carried),
         }
-        if let Some(roamed) = roamed {
-            engine(self, &mut |engine| engine.handle_roamed(roamed, from, now));
+        for roamed in received.roamed.into_iter().flatten() {
+            engine(self, &mut |engine| engine.handle_roamed(roamed, now));
         }
         self.pump(at);
     }
@@ -95,12 +104,14 @@ impl Node {
     /// session to do so.
     pub(crate) fn send_forged(&mut self, peer: libp2p_identity::PeerId, packet: &[u8]) -> bool {
         let Some(snapshot) = self.process_snapshot() else { return false };
-        let Some(path) = snapshot.sending.get(&peer) else { return false };
+        let Some(outlet) = snapshot.sending.get(&peer) else { return false };
+        // The simulated network has no translators yet, and so nobody is reached over a relay.
+        let tunnel::Way::Direct(to) = outlet.way else { return false };
         let mut bytes = Vec::new();
-        if path.session.seal(Kind::Packet, &[], packet, &mut bytes).is_err() {
+        if outlet.session.seal(Kind::Packet, &[], packet, &mut bytes).is_err() {
             return false;
         }
-        self.effects.push(Effect::Datagram { to: path.endpoint, bytes });
+        self.effects.push(Effect::Datagram { to, bytes });
         true
     }
 }

@@ -193,6 +193,11 @@ impl Router {
         Ok(())
     }
 
+    /// Its address on the internet.
+    pub fn outside(&self) -> &str {
+        &self.outside
+    }
+
     /// Runs a command on the router.
     ///
     /// # Errors

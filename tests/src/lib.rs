@@ -14,6 +14,7 @@ mod lab;
 pub mod nemesis;
 mod nine;
 mod node;
+mod pair;
 mod process;
 pub mod trace;
 pub mod wait;
@@ -22,6 +23,7 @@ pub mod watcher;
 pub use lab::{Lab, Router};
 pub use nine::{Nine, Way, view_members};
 pub use node::{Node, Ready, overlay_binary};
+pub use pair::Pair;
 pub use process::{Finished, Process};
 pub use wan::Edge;
 

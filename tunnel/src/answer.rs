@@ -3,7 +3,6 @@
 //! `confirm`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use libp2p_identity::PeerId;
@@ -12,6 +11,7 @@ use snow::HandshakeState;
 use crate::config::{Suite, is_usable};
 use crate::core::Core;
 use crate::drops::DropReason;
+use crate::endpoint::Endpoint;
 use crate::limits::{INIT_INTERVAL, SIMULTANEOUS, YIELD};
 use crate::load::Overload;
 use crate::mac::MACS;
@@ -34,17 +34,19 @@ pub(crate) struct Initiation {
 
 impl Core {
     /// Steps 1 to 3.
-    pub(crate) fn read_init(&mut self, from: SocketAddr, init: &[u8], now: Instant) -> Result<Initiation, DropReason> {
+    pub(crate) fn read_init(&mut self, from: Endpoint, init: &[u8], now: Instant) -> Result<Initiation, DropReason> {
         // Answering a source that is nobody's own address would only serve an attacker.
-        if from.port() == 0 || !(from.ip().is_loopback() || is_usable(from)) {
+        let addr = from.direct();
+        if addr.is_some_and(|addr| addr.port() == 0 || !(addr.ip().is_loopback() || is_usable(addr))) {
             return Err(DropReason::BadSource);
         }
         if !self.macs.check(init) {
             return Err(DropReason::WrongMac);
         }
         if self.load.note_init(now) {
-            if !self.cookies.check(from, init, now) {
-                let cookie = self.cookies.answer(&self.macs.cookie, from, init, &mut self.rng, now);
+            // Who comes through a relay need not show that it receives there: the relay's session does.
+            if let Some(addr) = addr.filter(|addr| !self.cookies.check(*addr, init, now)) {
+                let cookie = self.cookies.answer(&self.macs.cookie, addr, init, &mut self.rng, now);
                 self.transmit(from, cookie);
                 return Err(DropReason::CookieAsked);
             }
@@ -91,7 +93,7 @@ pub(crate) fn find_initiator<'p>(
 
 impl Peer {
     /// Steps 5 to 7. Changes nothing that a replayed or forged Init must not change: sessions, endpoint, queue.
-    pub(crate) fn handle_init(&mut self, core: &mut Core, from: SocketAddr, initiation: Initiation, now: Instant) {
+    pub(crate) fn handle_init(&mut self, core: &mut Core, from: Endpoint, initiation: Initiation, now: Instant) {
         match self.try_handle_init(core, from, initiation, now) {
             Ok(resp) => core.transmit(from, resp),
             Err(reason) => core.drop(reason),
@@ -101,7 +103,7 @@ impl Peer {
     fn try_handle_init(
         &mut self,
         core: &mut Core,
-        from: SocketAddr,
+        from: Endpoint,
         initiation: Initiation,
         now: Instant,
     ) -> Result<Vec<u8>, DropReason> {
@@ -148,7 +150,7 @@ impl Peer {
     fn write_resp(
         &mut self,
         core: &mut Core,
-        from: SocketAddr,
+        from: Endpoint,
         mut initiation: Initiation,
         suite: Suite,
         now: Instant,
@@ -176,7 +178,7 @@ impl Peer {
 
         let keys = noise::data_keys(&mut initiation.noise, suite, Role::Responder);
         let told = initiation.payload;
-        let session = Session::new(&keys, index, initiation.sender, self.path.max_payload(core.config.outer_mtu));
+        let session = Session::new(&keys, index, initiation.sender, self.paths.max_payload(core.config.outer_mtu));
         let hello = Hello { heads: told.heads, instance: told.instance, mtu: told.mtu };
         let rank = (told.number, initiation.initiator);
         let generation = Generation::new(session, Role::Responder, rank, &hello, now);
@@ -193,15 +195,14 @@ impl Peer {
             return;
         };
         self.numbers.confirm(next.generation.rank.0);
-        let (was_up, endpoint) = (self.up, self.path.endpoint);
-        self.path.prove(next.from, now);
-        self.candidates.note_answer(next.from);
+        let (was_up, endpoint) = (self.up, self.paths.active());
+        self.prove(next.from, now);
         self.cancel_attempt(core, now);
         self.establish(core, next.generation, next.hello, now);
         core.ready.insert(self.id, now);
-        if !was_up || endpoint != self.path.endpoint {
-            self.path.begin_echo(core.token(), now);
-            self.send_echo(core, now);
+        if !was_up || endpoint != self.paths.active() {
+            self.begin_echo(core, now);
         }
+        self.begin_probing(now);
     }
 }

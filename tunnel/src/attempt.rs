@@ -1,7 +1,6 @@
 //! Beginning a session. The flow: 1 an attempt starts, 2 an Init goes to the addresses that may be tried, 3 a
 //! cookie may come back, 4 the Resp completes it and what waited is sent.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand_chacha::rand_core::Rng;
@@ -11,6 +10,7 @@ use crate::config::{PeerKeys, Suite};
 use crate::cookie;
 use crate::core::Core;
 use crate::drops::DropReason;
+use crate::endpoint::Endpoint;
 use crate::limits::{ATTEMPT, COOKIE_LIFE, FIRST_RETRIES, NEED_INTERVAL, RETRY, RETRY_JITTER_MS, ROUND_TRIES};
 use crate::mac::{self, MacKeys};
 use crate::noise::{self, FIRST_OVERHEAD, Role};
@@ -45,7 +45,9 @@ pub(crate) struct Outstanding {
     number: u64,
     mac1: [u8; 16],
     pub(crate) sent_at: Instant,
-    sent_to: Vec<SocketAddr>,
+    sent_to: Vec<Endpoint>,
+    /// The datagram, for addresses that become known while it is under way.
+    init: Vec<u8>,
 }
 
 impl Attempt {
@@ -80,6 +82,7 @@ impl Peer {
 
     /// New addresses are known: an attempt under way goes there at once, and a payload that waits begins one.
     pub(crate) fn restart_attempt(&mut self, core: &mut Core, now: Instant) {
+        self.begin_probing(now);
         let Some(attempt) = &mut self.attempt else {
             if !self.queue.is_empty() && self.sealing().is_none() {
                 self.begin(core, now);
@@ -93,6 +96,22 @@ impl Peer {
         }
         if attempt.due <= now {
             self.send_init(core, now);
+        } else {
+            self.extend(core, now);
+        }
+    }
+
+    /// The Init under way goes to what has become known since, too: the peer takes the first that arrives.
+    fn extend(&mut self, core: &mut Core, now: Instant) {
+        let Some(attempt) = self.attempt.as_ref().filter(|attempt| !attempt.yielded) else { return };
+        let mut endpoints = self.endpoints(attempt);
+        let Some(Attempt { sent, outstanding: Some(outstanding), .. }) = &mut self.attempt else { return };
+        endpoints.retain(|endpoint| !outstanding.sent_to.contains(endpoint));
+        for endpoint in endpoints {
+            *sent = sent.saturating_add(1);
+            outstanding.sent_to.push(endpoint);
+            endpoint.direct().into_iter().for_each(|addr| self.candidates.note_try(addr, now));
+            core.transmit(endpoint, outstanding.init.clone());
         }
     }
 
@@ -101,7 +120,7 @@ impl Peer {
         let (Some((keys, macs)), Some(attempt)) = (self.keys, &self.attempt) else {
             return;
         };
-        let addresses = self.addresses(attempt);
+        let addresses = self.endpoints(attempt);
         if addresses.is_empty() {
             self.starve(core, now);
             return;
@@ -112,14 +131,16 @@ impl Peer {
         };
         core.reserve();
         self.supersede(core, now);
-        let Some((init, outstanding)) = self.write_init(core, &keys, &macs, number, addresses, now) else {
+        let Some(outstanding) = self.write_init(core, &keys, &macs, number, addresses, now) else {
             self.pause(core, now);
             return;
         };
         self.doubt(core, now);
         for addr in &outstanding.sent_to {
-            self.candidates.note_try(*addr, now);
-            core.transmit(*addr, init.clone());
+            if let Some(addr) = addr.direct() {
+                self.candidates.note_try(addr, now);
+            }
+            core.transmit(*addr, outstanding.init.clone());
         }
         if let Some(attempt) = &mut self.attempt {
             attempt.sent = attempt.sent.saturating_add(u8::try_from(outstanding.sent_to.len()).unwrap_or(u8::MAX));
@@ -130,34 +151,38 @@ impl Peer {
 
     /// Where the next Init goes. A session that works is renewed where it works; everything else is tried when
     /// that stays silent.
-    fn addresses(&self, attempt: &Attempt) -> Vec<SocketAddr> {
-        let mut addresses: Vec<SocketAddr> = self.path.endpoint.into_iter().collect();
+    fn endpoints(&self, attempt: &Attempt) -> Vec<Endpoint> {
+        let mut endpoints: Vec<Endpoint> = self.paths.active().into_iter().collect();
         let renewing = self.sealing().is_some() && self.unanswered_since.is_none() && attempt.rounds == 0;
-        if addresses.is_empty() || !renewing {
-            for addr in self.candidates.open() {
-                if !addresses.contains(&addr) {
-                    addresses.push(addr);
+        if endpoints.is_empty() || !renewing {
+            for endpoint in self.candidates.open().map(Endpoint::Direct).chain(self.paths.relays()) {
+                if !endpoints.contains(&endpoint) {
+                    endpoints.push(endpoint);
                 }
             }
         }
-        addresses.truncate(usize::from(ROUND_TRIES.saturating_sub(attempt.sent)));
-        addresses
+        endpoints.truncate(usize::from(ROUND_TRIES.saturating_sub(attempt.sent)));
+        endpoints
     }
 
-    /// Several Inits had no answer: where the peer was it is no longer, and the caller may know better.
+    /// An Init had no answer: perhaps the peer has to open its side, or is elsewhere, and the caller knows. After several it
+    /// counts as gone.
     fn doubt(&mut self, core: &mut Core, now: Instant) {
         let rounds = self.attempt.as_ref().map_or(0, |attempt| attempt.rounds);
         let working = self.sealing().is_some() && self.unanswered_since.is_none();
-        if rounds >= FIRST_RETRIES.len() && !working {
+        if working || rounds == 0 {
+            return;
+        }
+        if rounds >= FIRST_RETRIES.len() {
             self.why_down = Some("no answer");
             self.fall(core, "no answer");
-            self.need(core, now);
         }
+        self.need(core, now);
     }
 
     /// There is nowhere to send to.
     fn starve(&mut self, core: &mut Core, now: Instant) {
-        let silent = !self.candidates.is_empty() || self.path.endpoint.is_some();
+        let silent = !self.candidates.is_empty() || self.paths.active().is_some();
         let reason = if silent { "no address answers" } else { "no addresses known" };
         self.why_down = Some(reason);
         if self.sealing().is_none() || self.unanswered_since.is_some() {
@@ -212,9 +237,9 @@ impl Peer {
         keys: &PeerKeys,
         macs: &MacKeys,
         number: u64,
-        sent_to: Vec<SocketAddr>,
+        sent_to: Vec<Endpoint>,
         now: Instant,
-    ) -> Option<(Vec<u8>, Outstanding)> {
+    ) -> Option<Outstanding> {
         let prologue = noise::prologue(&core.config.namespace, &self.identity);
         let seed = core.seed();
         let mut noise = noise::initiator(&core.config.secret, &keys.x25519, &prologue, seed).ok()?;
@@ -244,12 +269,12 @@ impl Peer {
         let cookie =
             self.cookie.filter(|(since, _)| now.saturating_duration_since(*since) < COOKIE_LIFE).map(|(_, c)| c);
         let mac1 = macs.seal(cookie.as_ref(), &mut init);
-        Some((init, Outstanding { noise: Box::new(noise), index, number, mac1, sent_at: now, sent_to }))
+        Some(Outstanding { noise: Box::new(noise), index, number, mac1, sent_at: now, sent_to, init })
     }
 
     /// A responder under load asks us to show that we receive at our address. The next Init carries the cookie; it
     /// goes out at its own time, so that a forged Cookie message makes us send nothing.
-    pub(crate) fn handle_cookie(&mut self, core: &mut Core, from: SocketAddr, message: &[u8], now: Instant) {
+    pub(crate) fn handle_cookie(&mut self, core: &mut Core, from: Endpoint, message: &[u8], now: Instant) {
         let outstanding = self.attempt.as_ref().and_then(|attempt| attempt.outstanding.as_ref());
         let (Some((_, macs)), Some(outstanding)) = (&self.keys, outstanding) else {
             core.drop(DropReason::UnknownIndex);
@@ -262,11 +287,11 @@ impl Peer {
             return;
         };
         self.cookie = Some((now, cookie));
-        self.candidates.note_cookie(from);
+        from.direct().into_iter().for_each(|addr| self.candidates.note_cookie(addr));
     }
 
     /// The answer to our Init. The session is up: only the peer could have made it.
-    pub(crate) fn handle_resp(&mut self, core: &mut Core, from: SocketAddr, receiver: u32, resp: &[u8], now: Instant) {
+    pub(crate) fn handle_resp(&mut self, core: &mut Core, from: Endpoint, receiver: u32, resp: &[u8], now: Instant) {
         let outstanding = self.attempt.as_mut().and_then(|attempt| attempt.outstanding.as_mut());
         let (Some((keys, _)), Some(outstanding)) = (self.keys, outstanding.filter(|sent| sent.index == receiver))
         else {
@@ -292,18 +317,17 @@ impl Peer {
         core.blocked.remove(&self.id);
         // A session that we answered meanwhile stays: the peer may have completed that one and not this.
         if asked {
-            self.path.prove(from, now);
-            self.candidates.note_answer(from);
+            self.prove(from, now);
         } else {
-            self.path.roam(from, self.received_bytes(), resp.len() as u64, now);
+            self.paths.roam(from, self.received_bytes(), resp.len() as u64, now);
         }
         let hello = Hello { heads: payload.heads, instance: payload.instance, mtu: payload.mtu };
         let generation = Generation::new(session, Role::Initiator, rank, &hello, now);
         self.establish(core, generation, hello, now);
         core.ready.insert(self.id, now);
         // The first transport packet is the proof that lets the responder send.
-        self.path.begin_echo(core.token(), now);
-        self.send_echo(core, now);
+        self.begin_echo(core, now);
+        self.begin_probing(now);
     }
 }
 

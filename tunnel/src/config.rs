@@ -25,6 +25,8 @@ pub struct Config {
     pub heads: [u8; 8],
     /// Data ciphers in order of preference.
     pub suites: Suites,
+    /// What one member may send through us to others, in bytes per second; `None` if we carry for nobody.
+    pub relay: Option<u64>,
 }
 
 /// Cipher of the data packets.
@@ -141,6 +143,11 @@ pub(crate) fn is_usable(addr: SocketAddr) -> bool {
 /// The 32 raw bytes of an Ed25519 peer id, which is an identity multihash of the protobuf-encoded key.
 pub(crate) fn identity_bytes(peer: &PeerId) -> Option<[u8; 32]> {
     peer.to_bytes().strip_prefix(&[0x00, 0x24, 0x08, 0x01, 0x12, 0x20])?.try_into().ok()
+}
+
+/// The peer id of 32 raw bytes; none of them is impossible, but not all are keys.
+pub(crate) fn peer_of(identity: &[u8; 32]) -> Option<PeerId> {
+    PeerId::from_bytes(&[&[0x00, 0x24, 0x08, 0x01, 0x12, 0x20], &identity[..]].concat()).ok()
 }
 
 #[cfg(test)]

@@ -12,12 +12,47 @@ use zeroize::Zeroizing;
 use crate::config::{Config, identity_bytes};
 use crate::cookie::CookieSecret;
 use crate::drops::{DropReason, Drops};
-use crate::event::{Event, Transmit};
+use crate::endpoint::Endpoint;
+use crate::event::{Event, Kind};
 use crate::index::Indices;
 use crate::load::Load;
 use crate::mac::MacKeys;
 use crate::noise;
 use crate::number::Numbers;
+use crate::relay::Circuits;
+
+/// A datagram that leaves.
+pub(crate) enum Outgoing {
+    Sealed {
+        to: SocketAddr,
+        datagram: Vec<u8>,
+    },
+    /// To be sealed in the session with that peer.
+    Inner {
+        through: PeerId,
+        kind: Kind,
+        circuit: u16,
+        datagram: Vec<u8>,
+    },
+}
+
+/// What one peer's datagram brings about at another peer.
+pub(crate) enum Errand {
+    /// A relay has carried this here.
+    Unwrapped { from: Endpoint, datagram: Vec<u8> },
+    /// A member asks us to carry to another one.
+    Open { from: PeerId, target: [u8; 32] },
+    /// A member on whom others may wait is here.
+    Came { peer: PeerId },
+    /// The ways through this member are no more, nor what it carries through us.
+    Gone { peer: PeerId },
+    /// What the way to this member carries has changed.
+    Resized { peer: PeerId },
+    /// A relay carries to the member with this identity.
+    Opened { relay: PeerId, other: [u8; 32], circuit: u16, room: u16 },
+    /// A relay's circuit is closed.
+    Closed { relay: PeerId, circuit: u16 },
+}
 
 pub(crate) struct Core {
     pub(crate) config: Config,
@@ -33,7 +68,12 @@ pub(crate) struct Core {
     pub(crate) load: Load,
     pub(crate) cookies: CookieSecret,
     pub(crate) drops: Drops,
-    pub(crate) transmits: VecDeque<Transmit>,
+    /// What leaves, in order; for what a relay carries, that seal is still missing.
+    pub(crate) outgoing: VecDeque<Outgoing>,
+    /// What cannot be done by the peer that it came from, because it concerns another one.
+    pub(crate) errands: VecDeque<Errand>,
+    /// The circuits that we carry for others.
+    pub(crate) circuits: Circuits,
     pub(crate) events: VecDeque<Event>,
     /// Peers whose Init waits for numbers to be reserved.
     pub(crate) blocked: BTreeSet<PeerId>,
@@ -58,7 +98,9 @@ impl Core {
             load: Load::new(now),
             cookies: CookieSecret::default(),
             drops: Drops::default(),
-            transmits: VecDeque::new(),
+            outgoing: VecDeque::new(),
+            errands: VecDeque::new(),
+            circuits: Circuits::new(config.relay, now),
             events: VecDeque::new(),
             blocked: BTreeSet::new(),
             ready: BTreeMap::new(),
@@ -73,8 +115,13 @@ impl Core {
         self.drops.count(reason);
     }
 
-    pub(crate) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
-        self.transmits.push_back(Transmit { to, datagram });
+    pub(crate) fn transmit(&mut self, to: Endpoint, datagram: Vec<u8>) {
+        self.outgoing.push_back(match to {
+            Endpoint::Direct(to) => Outgoing::Sealed { to, datagram },
+            Endpoint::Relayed { relay, circuit } => {
+                Outgoing::Inner { through: relay, kind: Kind::Forward, circuit, datagram }
+            }
+        });
     }
 
     /// The set of sessions differs from what the caller saw last. Said once until it looks.

@@ -95,6 +95,22 @@ reasons! {
     TooManyPeers = "too-many-peers",
     /// A candidate that is no host's own address, or one too many.
     BadCandidate = "bad-candidate",
+    /// A datagram to be carried on a circuit that does not exist here.
+    NoCircuit = "no-circuit",
+    /// A datagram to be carried to a member without a session, or one behind another relay.
+    CircuitBroken = "circuit-broken",
+    /// A datagram to be carried that does not fit into one datagram to the other end.
+    TooBigToCarry = "too-big-to-carry",
+    /// A member sends more to be carried than its share.
+    RelayRate = "relay-rate",
+    /// A carried datagram that holds another carried one.
+    NestedRelay = "nested-relay",
+    /// A circuit was asked for that we cannot or will not give.
+    CircuitRefused = "circuit-refused",
+    /// A relay would not give a circuit that we asked for.
+    RelayRefused = "relay-refused",
+    /// Too many circuits are asked for at one relay.
+    TooManyWishes = "too-many-wishes",
     /// A new endpoint has had three times what it sent and has not answered an echo.
     PathUnproven = "path-unproven",
 }

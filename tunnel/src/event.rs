@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use libp2p_identity::PeerId;
 
+use crate::endpoint::Endpoint;
+use crate::relay::Rate;
 use crate::session::Session;
 
 /// What the payload of a data datagram is; the second byte of its header.
@@ -19,6 +22,10 @@ pub enum Kind {
     Fragment = 2,
     /// A control message; its first byte is the subtype: below 16 the tunnel's own, from 16 on the caller's.
     Control = 3,
+    /// A datagram that the receiver is asked to carry on.
+    Forward = 5,
+    /// A datagram that the sender has carried for somebody else.
+    Carried = 6,
 }
 
 impl Kind {
@@ -29,8 +36,15 @@ impl Kind {
             1 => Some(Self::Offloaded),
             2 => Some(Self::Fragment),
             3 => Some(Self::Control),
+            5 => Some(Self::Forward),
+            6 => Some(Self::Carried),
             _ => None,
         }
+    }
+
+    /// Whether the payload is a datagram of others, on a circuit.
+    pub fn is_carried(self) -> bool {
+        matches!(self, Self::Forward | Self::Carried)
     }
 }
 
@@ -98,18 +112,66 @@ pub struct SessionView {
     pub session: Arc<Session>,
     /// Where to send, and from where datagrams are expected: report another source by
     /// [`Tunnel::handle_roamed`](crate::Tunnel::handle_roamed).
-    pub endpoint: SocketAddr,
+    pub endpoint: Endpoint,
+    /// Where a datagram goes that leaves by this endpoint.
+    pub way: Option<Way>,
     /// Whether to seal with this one. False for older sessions, which still receive, and while a new endpoint
     /// is unproven: then packets go through [`Tunnel::send`](crate::Tunnel::send).
     pub sending: bool,
 }
 
+/// What happens to a sealed datagram before it leaves.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// It goes to this address.
+    Direct(SocketAddr),
+    /// It is sealed once more for a relay, as [`Kind::Forward`], and goes to the relay's address.
+    Relayed {
+        /// The session with the relay.
+        session: Arc<Session>,
+        /// The relay's number for the circuit.
+        circuit: u16,
+        /// The relay's address.
+        to: SocketAddr,
+    },
+}
+
+/// What a relay does with datagrams of one member on one circuit, for the snapshot of the fast path.
+#[derive(Clone, Debug)]
+pub struct LegView {
+    /// Whose they are.
+    pub from: PeerId,
+    /// On which circuit they come.
+    pub circuit: u16,
+    /// The session with the other end, in which they go on as [`Kind::Carried`].
+    pub session: Arc<Session>,
+    /// The other end's address.
+    pub to: SocketAddr,
+    /// Our number for the circuit at that end.
+    pub next: u16,
+    /// What this member may send.
+    pub rate: Arc<Rate>,
+    /// Bytes carried on the circuit; each datagram counts.
+    pub carried: Arc<AtomicU64>,
+}
+
+/// A way to a peer that a round trip has proven lately, for status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathView {
+    /// Where it leads.
+    pub endpoint: Endpoint,
+    /// Smoothed round trip, once there was an echo.
+    pub rtt: Option<Duration>,
+}
+
 /// What is known about a peer, for status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerView {
-    /// Where its datagrams come from.
-    pub endpoint: Option<SocketAddr>,
-    /// Of the last echo.
+    /// The way that is taken.
+    pub endpoint: Option<Endpoint>,
+    /// All ways that have answered lately.
+    pub paths: Vec<PathView>,
+    /// Of the last echoes on the way that is taken.
     pub rtt: Option<Duration>,
     /// UDP payload bytes sealed for it.
     pub tx_bytes: u64,

@@ -56,7 +56,7 @@ pub fn datagram(data: &[u8]) {
     }
     TARGET.with_borrow_mut(|target| {
         let (tunnel, now) = target.get_or_insert_with(target_tunnel);
-        tunnel.handle_datagram(([192, 0, 2, 1], 7).into(), data, 0, *now);
+        tunnel.handle_datagram(std::net::SocketAddr::from(([192, 0, 2, 1], 7)), data, 0, *now);
         while let Some(transmit) = tunnel.poll_transmit() {
             assert!(transmit.datagram.len() < data.len());
         }
@@ -78,6 +78,7 @@ fn target_tunnel() -> (Tunnel, Instant) {
         outer_mtu: 1500,
         heads: [6; 8],
         suites: Suites::AES_FIRST,
+        relay: Some(1 << 20),
     };
     (Tunnel::new(config, 0, [8; 32], now), now)
 }

@@ -2,22 +2,26 @@
 //! 4 hand the payload on by its kind.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use crate::config::peer_of;
 use crate::control::{CALLERS, Control, NoControl};
-use crate::core::Core;
+use crate::core::{Core, Errand, Outgoing};
 use crate::drops::DropReason;
+use crate::endpoint::Endpoint;
 use crate::event::{Event, Kind};
+use crate::limits::CLOSED_EVERY;
 use crate::peer::Peer;
 use crate::session::Session;
-use crate::wire::{HEADER, TAG};
+use crate::wire::{HEADER, TAG, data_kind};
 
 /// The smallest datagram that the fast path can have opened; it does not say how large one was.
 const SMALLEST: u64 = (HEADER + TAG) as u64;
 
 impl Peer {
     /// A data datagram for one of this peer's indices.
-    pub(crate) fn handle_data(&mut self, core: &mut Core, from: SocketAddr, index: u32, datagram: &[u8], now: Instant) {
+    pub(crate) fn handle_data(&mut self, core: &mut Core, from: Endpoint, index: u32, datagram: &[u8], now: Instant) {
         let mut datagram = datagram.to_vec();
         let len = datagram.len() as u64;
         let Some(session) = self.session_of(index) else {
@@ -31,7 +35,8 @@ impl Peer {
                 return;
             }
         };
-        let (kind, counter, newest, payload) = (opened.kind, opened.counter, opened.newest, opened.payload);
+        let (kind, counter, newest) = (opened.kind, opened.counter, opened.newest);
+        let (circuit, payload) = (opened.circuit, opened.payload);
         if self.is_next(index) {
             self.confirm(core, now);
         }
@@ -39,15 +44,23 @@ impl Peer {
         self.unanswered_since = None;
         self.rise(core);
         if newest {
-            self.follow(core, index, from, counter, len, now);
+            // An echo asks about a way; it does not say that it is taken.
+            let asks = kind == Kind::Control && matches!(payload.first(), Some(1 | 2));
+            self.follow(core, index, from, (counter, len), asks, now);
         }
-        self.handle_payload(core, &session, from, kind, payload, now);
+        match kind {
+            Kind::Forward => self.carry(core, circuit, payload, now),
+            Kind::Carried => self.unwrap(core, circuit, payload),
+            Kind::Packet | Kind::Offloaded | Kind::Fragment | Kind::Control => {
+                self.handle_payload(core, &session, from, kind, payload, now);
+            }
+        }
     }
 
     /// The fast path opened an authentic newest datagram from another endpoint.
-    pub(crate) fn handle_roamed(&mut self, core: &mut Core, index: u32, from: SocketAddr, counter: u64, now: Instant) {
+    pub(crate) fn handle_roamed(&mut self, core: &mut Core, index: u32, from: Endpoint, counter: u64, now: Instant) {
         self.last_contact = Some(now);
-        self.follow(core, index, from, counter, SMALLEST, now);
+        self.follow(core, index, from, (counter, SMALLEST), false, now);
     }
 
     fn session_of(&mut self, index: u32) -> Option<std::sync::Arc<Session>> {
@@ -63,9 +76,17 @@ impl Peer {
         self.next.as_ref().is_some_and(|next| next.generation.session.index() == index)
     }
 
-    /// Moves the endpoint to where the newest datagram came from. A new one is proven by an echo before it gets
-    /// more than three times what it sent.
-    fn follow(&mut self, core: &mut Core, index: u32, from: SocketAddr, counter: u64, len: u64, now: Instant) {
+    /// The newest datagram came from there. A peer that has moved is followed at once; a new endpoint is proven by an echo
+    /// before it gets more than three times what it sent. What only shows that another way may exist is asked about.
+    fn follow(
+        &mut self,
+        core: &mut Core,
+        index: u32,
+        from: Endpoint,
+        (counter, len): (u64, u64),
+        asks: bool,
+        now: Instant,
+    ) {
         if !self.may_move(index) {
             return;
         }
@@ -76,23 +97,77 @@ impl Peer {
             return;
         }
         generation.moved_at = Some(counter);
-        if self.path.endpoint == Some(from) {
+        let active = self.paths.active();
+        if active == Some(from) {
+            return;
+        }
+        let moves = match active {
+            Some(active) if !active.is_relayed() && !from.is_relayed() => {
+                // Back from where nothing has answered yet to where something did.
+                !asks || (!self.paths.is_proven() && self.paths.knows(from, now))
+            }
+            Some(_) => false,
+            None => true,
+        };
+        if !moves {
+            self.ask_about(core, from, asks, now);
             return;
         }
         let received = self.received_bytes();
-        if self.path.roam(from, received, len, now) {
-            self.path.begin_echo(core.token(), now);
-            self.send_echo(core, now);
+        if self.paths.roam(from, received, len, now) {
+            self.begin_echo(core, now);
         }
-        self.resize(core);
-        core.sessions_changed();
+        self.moved(core);
+    }
+
+    /// Something came over another way than the one that is taken.
+    fn ask_about(&mut self, core: &mut Core, from: Endpoint, asks: bool, now: Instant) {
+        if !self.paths.knows(from, now) {
+            self.paths.begin_echo(from, now);
+        }
+        if !asks && from.is_relayed() && !self.paths.answered_lately(now) {
+            // The peer has left the way that we still take: perhaps it does not carry any more.
+            self.paths.begin_all_echoes(now);
+        }
+        self.send_echoes(core, now);
+    }
+
+    /// A datagram to be carried on. It goes on inside a session with a member, or not at all.
+    fn carry(&mut self, core: &mut Core, circuit: u16, datagram: &[u8], now: Instant) {
+        let Some(leg) = core.circuits.leg(self.id, circuit) else {
+            core.drop(DropReason::NoCircuit);
+            if self.told_closed.is_none_or(|at| now.saturating_duration_since(at) >= CLOSED_EVERY) {
+                self.told_closed = Some(now);
+                self.send_control(core, None, &Control::Closed { circuit });
+            }
+            return;
+        };
+        if !leg.rate.take(datagram.len(), now) {
+            core.drop(DropReason::RelayRate);
+            return;
+        }
+        leg.carried.fetch_add(datagram.len() as u64, Relaxed);
+        let (through, circuit) = (leg.to, leg.circuit);
+        let datagram = datagram.to_vec();
+        core.outgoing.push_back(Outgoing::Inner { through, kind: Kind::Carried, circuit, datagram });
+    }
+
+    /// This peer has carried a datagram to us.
+    fn unwrap(&self, core: &mut Core, circuit: u16, datagram: &[u8]) {
+        let nested = data_kind(datagram).is_some_and(Kind::is_carried);
+        if nested {
+            core.drop(DropReason::NestedRelay);
+            return;
+        }
+        let from = Endpoint::Relayed { relay: self.id, circuit };
+        core.errands.push_back(Errand::Unwrapped { from, datagram: datagram.to_vec() });
     }
 
     fn handle_payload(
         &mut self,
         core: &mut Core,
         session: &Session,
-        from: SocketAddr,
+        from: Endpoint,
         kind: Kind,
         payload: &[u8],
         now: Instant,
@@ -102,6 +177,8 @@ impl Peer {
                 core.events.push_back(Event::Message { peer: self.id, kind, payload: payload.to_vec() });
             }
             Kind::Control => self.handle_control(core, session, from, payload, now),
+            // Never in fragments: a relay says how much it carries.
+            Kind::Forward | Kind::Carried => core.drop(DropReason::MalformedFragment),
             Kind::Fragment => {
                 let whole = self.reassembly.handle_fragment(payload, &mut core.drops, now);
                 if let Some((kind, payload)) = whole {
@@ -111,7 +188,7 @@ impl Peer {
         }
     }
 
-    fn handle_control(&mut self, core: &mut Core, session: &Session, from: SocketAddr, payload: &[u8], now: Instant) {
+    fn handle_control(&mut self, core: &mut Core, session: &Session, from: Endpoint, payload: &[u8], now: Instant) {
         if payload.first().is_some_and(|subtype| *subtype >= CALLERS) {
             session.note_expecting();
             core.events.push_back(Event::Message { peer: self.id, kind: Kind::Control, payload: payload.to_vec() });
@@ -121,29 +198,41 @@ impl Peer {
             Ok(Control::Keepalive) => {}
             Ok(Control::EchoRequest { token }) => {
                 // To where the request came from: the way there is what the echo proves.
-                let reply = Control::EchoReply { token, seen: from };
+                let reply = Control::EchoReply { token, seen: from.direct() };
                 self.send_control(core, Some(from), &reply);
             }
             Ok(Control::EchoReply { token, seen }) => self.handle_echo(core, token, seen, now),
+            Ok(Control::Open { target }) => core.errands.push_back(Errand::Open { from: self.id, target }),
+            Ok(Control::Opened { other, circuit, room }) => {
+                core.errands.push_back(Errand::Opened { relay: self.id, other, circuit, room });
+            }
+            Ok(Control::Refused { target, .. }) => {
+                core.drop(DropReason::RelayRefused);
+                let _ = peer_of(&target).is_some_and(|target| self.wishes.fulfil(&target));
+            }
+            Ok(Control::Closed { circuit }) => {
+                core.errands.push_back(Errand::Closed { relay: self.id, circuit });
+            }
             Err(NoControl::Malformed) => core.drop(DropReason::MalformedControl),
             Err(NoControl::Unknown) => core.drop(DropReason::UnknownControl),
         }
     }
 
-    fn handle_echo(&mut self, core: &mut Core, token: [u8; 8], seen: SocketAddr, now: Instant) {
-        let Some(addr) = self.path.handle_echo(token, now) else {
+    fn handle_echo(&mut self, core: &mut Core, token: [u8; 8], seen: Option<SocketAddr>, now: Instant) {
+        let before = (self.paths.active(), self.paths.is_proven());
+        let Some(proven) = self.paths.handle_echo(token, now) else {
             return;
         };
-        if self.path.endpoint == Some(addr) {
-            if !self.path.is_proven() {
-                core.sessions_changed();
-            }
-            self.path.prove(addr, now);
-            core.ready.insert(self.id, now);
-        } else {
-            self.path.remember(addr, now);
+        proven.direct().into_iter().for_each(|addr| self.candidates.note_answer(addr));
+        self.paths.choose(now);
+        let after = (self.paths.active(), self.paths.is_proven());
+        if before != after {
+            self.moved(core);
         }
-        if self.observed != Some(seen) {
+        if before != after || after.0 == Some(proven) {
+            core.ready.insert(self.id, now);
+        }
+        if let Some(seen) = seen.filter(|seen| self.observed != Some(*seen)) {
             self.observed = Some(seen);
             core.events.push_back(Event::EndpointObserved { by: self.id, addr: seen });
         }

@@ -24,21 +24,31 @@
 //! one and forgets its number, until the initiator's first transport packet arrives. The initiator sends its
 //! queued payloads at once, or an echo request if there are none.
 //!
+//! # Relays
+//!
+//! Where no direct way is known, or not yet, datagrams go through a member with which both have a session: sealed for the
+//! peer as always, and once more for the relay, as [`Kind::Forward`] to it and [`Kind::Carried`] from it. Both ends ask
+//! the relay for a circuit ([`Tunnel::open_circuit`]). A handshake goes over every circuit and to every address at once;
+//! what answers first carries the first packets, and a direct way is taken as soon as a round trip has proven it.
+//!
 //! # Failure
 //!
 //! A payload waits at most 3 s for a session and is then dropped under a name. Init is sent again after 0.3,
 //! 0.6 and 1.2 s and then every 5 s for 90 s, at most three times to an address that never answered. Sent
-//! and heard nothing for 15 s: a new handshake. A peer that restarted is found that way.
+//! and heard nothing for 2 s: every way is asked by echoes; if the one in use stays silent another one that answers is
+//! taken, and if none does a new handshake begins. A peer that restarted is found that way.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod attempt;
 mod candidates;
+mod circuits;
 mod config;
 mod control;
 mod cookie;
 mod core;
 mod drops;
+mod endpoint;
 mod event;
 mod fragment;
 #[doc(hidden)]
@@ -51,10 +61,11 @@ mod mac;
 mod noise;
 mod number;
 mod outbound;
-mod path;
+mod paths;
 mod payload;
 mod peer;
 mod queue;
+mod relay;
 mod replay;
 mod session;
 #[cfg(test)]
@@ -65,7 +76,9 @@ mod wire;
 
 pub use config::{Candidate, CandidateKind, Config, PeerKeys, Suite, Suites};
 pub use drops::DropReason;
-pub use event::{Event, Kind, PeerView, SessionView, Transmit};
+pub use endpoint::Endpoint;
+pub use event::{Event, Kind, LegView, PathView, PeerView, SessionView, Transmit, Way};
+pub use relay::Rate;
 pub use session::{Opened, SealError, Session};
 pub use tunnel::Tunnel;
-pub use wire::{data_kind, is_init, receiver_index};
+pub use wire::{circuit, data_kind, is_init, receiver_index};

@@ -85,9 +85,7 @@ pub(crate) const NEED_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const ECHO_RETRY: Duration = Duration::from_secs(1);
 /// Echo requests in a row.
 pub(crate) const ECHO_TRIES: u8 = 4;
-/// Endpoints of a peer that were proven lately and need no echo when the peer comes back to them.
-pub(crate) const PROVEN: usize = 4;
-/// See [`PROVEN`].
+/// A way that was proven this lately needs no echo when the peer comes back to it.
 pub(crate) const PROVEN_LIFE: Duration = Duration::from_secs(120);
 /// A smaller outer MTU that the kernel reported is believed this long (RFC 1191 section 6.3).
 pub(crate) const MTU_MEMORY: Duration = Duration::from_secs(600);
@@ -111,3 +109,49 @@ pub(crate) const PEERS: usize = 16_384;
 pub(crate) const NUMBER_BLOCK: u64 = 1 << 16;
 /// The next block is asked for when this many are left.
 pub(crate) const NUMBER_LOW: u64 = 1 << 14;
+
+// Paths and relays.
+
+/// Ways to one peer that are known at once.
+pub(crate) const PATHS: usize = 8;
+/// Circuits to one peer.
+pub(crate) const RELAYS: usize = 4;
+/// Echo requests of one peer that may still be answered.
+pub(crate) const ASKED: usize = 64;
+/// Echo requests to a way from which only something authentic came, or while another way answers.
+pub(crate) const UNKNOWN_TRIES: u8 = 2;
+/// The shortest pause between two echoes on a way whose round trip is known.
+pub(crate) const ECHO_RETRY_MIN: Duration = Duration::from_millis(300);
+/// A way has to be better by this, and by a fifth, to be changed to.
+pub(crate) const BETTER_BY: Duration = Duration::from_millis(2);
+/// Sent and heard nothing for this long: the ways are asked.
+pub(crate) const SUSPECT_AFTER: Duration = Duration::from_secs(2);
+/// A circuit behind a way in use gets an echo this often: NATs forget after 30 s, the relay after [`CIRCUIT_IDLE`].
+pub(crate) const SPARE_EVERY: Duration = Duration::from_secs(20);
+/// Pauses between two attempts to get away from a relay, while the peer is in use: the first, doubled up to the last.
+pub(crate) const DIRECT_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(80));
+/// A peer with whom nothing was exchanged for this long does not miss a way that is lost.
+pub(crate) const MISSED: Duration = Duration::from_secs(30);
+/// A circuit on which nothing went is closed after this long.
+pub(crate) const CIRCUIT_IDLE: Duration = Duration::from_secs(60);
+/// A circuit is kept asked for by a relay this long while its other end is away.
+pub(crate) const CIRCUIT_WAIT: Duration = Duration::from_secs(10);
+/// Circuits of one member at one relay.
+pub(crate) const CIRCUITS_PER_PEER: usize = 32;
+/// Circuits of one relay.
+pub(crate) const CIRCUITS: usize = 2048;
+/// Circuits that wait for their other end.
+pub(crate) const CIRCUITS_WAITING: usize = 1024;
+/// What one member may send at once above its rate, as time at that rate.
+pub(crate) const RELAY_BURST: Duration = Duration::from_millis(100);
+/// Pauses between requests for a circuit; after the last, the request is given up.
+pub(crate) const OPEN_RETRIES: [Duration; 6] = [
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(8),
+];
+/// A relay is told once in this long that a circuit is unknown here.
+pub(crate) const CLOSED_EVERY: Duration = Duration::from_millis(200);

@@ -2,9 +2,12 @@
 //! for all.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use libp2p_identity::PeerId;
+
+use crate::endpoint::Endpoint;
 use crate::limits::{LOAD_BUDGET, LOAD_INITS, SOURCE_INITS, SOURCES};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -14,7 +17,7 @@ pub(crate) struct Load {
     window: Instant,
     inits: u32,
     opened: u32,
-    sources: BTreeMap<u128, u32>,
+    sources: BTreeMap<(Option<PeerId>, u128), u32>,
     under_load_until: Option<Instant>,
 }
 
@@ -51,8 +54,8 @@ impl Load {
     }
 
     /// Takes the share of a source that has shown a cookie.
-    pub(crate) fn take(&mut self, from: SocketAddr) -> Result<(), Overload> {
-        let source = source(from.ip());
+    pub(crate) fn take(&mut self, from: Endpoint) -> Result<(), Overload> {
+        let source = source(from);
         if self.sources.len() >= SOURCES && !self.sources.contains_key(&source) {
             return Err(Overload::Source);
         }
@@ -69,30 +72,41 @@ impl Load {
     }
 }
 
-/// An IPv4 address, or the 64 bits that one IPv6 customer has.
-fn source(ip: IpAddr) -> u128 {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => u128::from(ip.to_bits()),
-        IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
+/// An IPv4 address, the 64 bits that one IPv6 customer has, or a relay with its circuit.
+fn source(from: Endpoint) -> (Option<PeerId>, u128) {
+    match from {
+        Endpoint::Direct(addr) => match addr.ip().to_canonical() {
+            IpAddr::V4(ip) => (None, u128::from(ip.to_bits())),
+            IpAddr::V6(ip) => (None, ip.to_bits() >> 64 << 64),
+        },
+        Endpoint::Relayed { relay, circuit } => (Some(relay), u128::from(circuit)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::tests::origin;
 
     #[test]
     fn each_source_has_its_share_and_all_have_a_budget() {
         let mut load = Load::new(origin());
-        let one = "192.0.2.1:5".parse().unwrap();
+        let one = Endpoint::Direct("192.0.2.1:5".parse().unwrap());
         let shares = (0..100).filter(|_| load.take(one).is_ok()).count();
         assert_eq!(shares, SOURCE_INITS as usize);
-        assert_eq!(load.take("192.0.2.1:6".parse().unwrap()), Err(Overload::Source), "the port is no other source");
-        let v6 = |host: u16| SocketAddr::new(IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, host]), 5);
+        assert_eq!(
+            load.take(Endpoint::Direct("192.0.2.1:6".parse().unwrap())),
+            Err(Overload::Source),
+            "the port is no other source"
+        );
+        let v6 = |host: u16| Endpoint::Direct(SocketAddr::new(IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, host]), 5));
         let shares = (0..100).filter(|host| load.take(v6(*host)).is_ok()).count();
         assert_eq!(shares, SOURCE_INITS as usize, "nor is another host of one /64");
-        let all = (0..10_000u32).filter(|n| load.take((std::net::Ipv4Addr::from(*n), 1).into()).is_ok()).count();
+        let all = (0..10_000u32)
+            .filter(|n| load.take(SocketAddr::from((std::net::Ipv4Addr::from(*n), 1)).into()).is_ok())
+            .count();
         assert_eq!(all, (LOAD_BUDGET - 2 * SOURCE_INITS) as usize);
         assert!(load.sources.len() <= SOURCES);
     }

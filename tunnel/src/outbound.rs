@@ -1,13 +1,13 @@
 //! The way of a payload out over the slow path: 1 a session, or the queue; 2 the budget of an unproven endpoint;
 //! 3 whole or in fragments; 4 seal.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::control::{CALLERS, Control};
 use crate::core::Core;
 use crate::drops::DropReason;
+use crate::endpoint::Endpoint;
 use crate::event::Kind;
 use crate::fragment::{FRAGMENT_HEADER, cut};
 use crate::peer::Peer;
@@ -59,17 +59,17 @@ impl Peer {
 
     /// Sends one of the tunnel's own messages, to the endpoint or elsewhere. They are repeated where they matter, so
     /// one that cannot be sent is let go.
-    pub(crate) fn send_control(&mut self, core: &mut Core, to: Option<SocketAddr>, message: &Control) {
+    pub(crate) fn send_control(&mut self, core: &mut Core, to: Option<Endpoint>, message: &Control) {
         let payload = message.emit();
-        let elsewhere = to.is_some() && to != self.path.endpoint;
+        let elsewhere = to.is_some() && to != self.paths.active();
         let (Some(session), Some(to)) =
-            (self.sealing().map(|generation| Arc::clone(&generation.session)), to.or(self.path.endpoint))
+            (self.sealing().map(|generation| Arc::clone(&generation.session)), to.or(self.paths.active()))
         else {
             return;
         };
         let len = (HEADER + payload.len() + TAG) as u64;
         // What goes elsewhere answers a datagram from there that was at least a third as long.
-        if !elsewhere && !self.path.take_budget(len, self.received_bytes()) {
+        if !elsewhere && !self.paths.take_budget(len, self.received_bytes()) {
             core.drop(DropReason::PathUnproven);
             return;
         }
@@ -79,17 +79,43 @@ impl Peer {
         }
     }
 
-    /// Sends the echo request that is due.
-    pub(crate) fn send_echo(&mut self, core: &mut Core, now: Instant) {
-        let token = core.token();
-        if let Some((to, token)) = self.path.take_echo(token, now) {
-            self.send_control(core, Some(to), &Control::EchoRequest { token });
+    /// Asks the active way.
+    pub(crate) fn begin_echo(&mut self, core: &mut Core, now: Instant) {
+        if let Some(active) = self.paths.active() {
+            self.paths.begin_echo(active, now);
+            self.send_echoes(core, now);
         }
+    }
+
+    /// Sends the echo requests that are due. When the active way has failed to answer, another one is taken, or the peer is
+    /// looked for anew.
+    pub(crate) fn send_echoes(&mut self, core: &mut Core, now: Instant) {
+        let due = self.paths.take_due(now);
+        for endpoint in due.ask {
+            self.send_one_echo(core, endpoint, now);
+        }
+        if !due.failed {
+            return;
+        }
+        if self.paths.choose(now) {
+            self.unanswered_since = None;
+            self.moved(core);
+            core.ready.insert(self.id, now);
+        } else if self.unanswered_since.is_some() {
+            self.begin(core, now);
+            self.need(core, now);
+        }
+    }
+
+    pub(crate) fn send_one_echo(&mut self, core: &mut Core, to: Endpoint, now: Instant) {
+        let token = core.token();
+        self.paths.note_asked(token, to, now);
+        self.send_control(core, Some(to), &Control::EchoRequest { token });
     }
 
     fn transmit(&mut self, core: &mut Core, kind: Kind, payload: &[u8]) -> Result<(), Unsent> {
         let session = self.sealing().map(|generation| Arc::clone(&generation.session)).ok_or(Unsent::NoSession)?;
-        let to = self.path.endpoint.ok_or(Unsent::NoSession)?;
+        let to = self.paths.active().ok_or(Unsent::NoSession)?;
         let expects = kind != Kind::Control || payload.first().is_some_and(|subtype| *subtype >= CALLERS);
         let max = session.max_payload();
         let mut datagrams = Vec::new();
@@ -117,6 +143,6 @@ impl Peer {
 
     fn take_budget(&mut self, len: u64) -> Result<(), Unsent> {
         let received = self.received_bytes();
-        if self.path.take_budget(len, received) { Ok(()) } else { Err(Unsent::Unproven) }
+        if self.paths.take_budget(len, received) { Ok(()) } else { Err(Unsent::Unproven) }
     }
 }

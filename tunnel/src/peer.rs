@@ -5,21 +5,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p_identity::PeerId;
 
 use crate::attempt::Attempt;
 use crate::candidates::Candidates;
+use crate::circuits::Wishes;
 use crate::config::PeerKeys;
-use crate::core::Core;
-use crate::event::{Event, PeerView, SessionView};
+use crate::core::{Core, Errand};
+use crate::endpoint::Endpoint;
+use crate::event::{Event, PathView, PeerView, SessionView, Way};
 use crate::fragment::Reassembly;
 use crate::limits::{DOUBLE, NEED_INTERVAL};
 use crate::mac::MacKeys;
 use crate::noise::Role;
 use crate::number::SeenNumbers;
-use crate::path::Path;
+use crate::paths::Paths;
 use crate::queue::Queue;
 use crate::session::{Counters, Session};
 
@@ -29,7 +31,19 @@ pub(crate) struct Peer {
     /// With the keys under which messages to the peer are marked.
     pub(crate) keys: Option<(PeerKeys, MacKeys)>,
     pub(crate) candidates: Candidates,
-    pub(crate) path: Path,
+    pub(crate) paths: Paths,
+    /// Circuits to others that this peer is asked for.
+    pub(crate) wishes: Wishes,
+    /// When the addresses it may have are tried next, and how often they have been.
+    pub(crate) probe: Option<(Instant, usize)>,
+    /// When to try again to get away from a relay, and the pause after that.
+    pub(crate) direct_retry: Option<(Instant, Duration)>,
+    /// Whether the ways were asked since the peer became silent.
+    pub(crate) suspected: bool,
+    /// When the circuits that wait behind the way taken were asked last.
+    pub(crate) spare_asked: Option<Instant>,
+    /// When the peer was told last that a circuit is unknown here.
+    pub(crate) told_closed: Option<Instant>,
     pub(crate) current: Option<Generation>,
     pub(crate) previous: Option<Generation>,
     pub(crate) next: Option<Unconfirmed>,
@@ -47,6 +61,8 @@ pub(crate) struct Peer {
     pub(crate) unanswered_since: Option<Instant>,
     pub(crate) next_sample: Instant,
     pub(crate) last_contact: Option<Instant>,
+    /// When data was exchanged last.
+    pub(crate) used_at: Option<Instant>,
     pub(crate) observed: Option<SocketAddr>,
     last_session: Option<Instant>,
     last_need: Option<Instant>,
@@ -78,7 +94,7 @@ pub(crate) struct Generation {
 pub(crate) struct Unconfirmed {
     pub(crate) generation: Generation,
     /// Where the Init came from.
-    pub(crate) from: SocketAddr,
+    pub(crate) from: Endpoint,
     pub(crate) hello: Hello,
 }
 
@@ -119,7 +135,13 @@ impl Peer {
             identity,
             keys: None,
             candidates: Candidates::default(),
-            path: Path::default(),
+            paths: Paths::default(),
+            wishes: Wishes::default(),
+            probe: None,
+            direct_retry: None,
+            suspected: false,
+            spare_asked: None,
+            told_closed: None,
             current: None,
             previous: None,
             next: None,
@@ -134,6 +156,7 @@ impl Peer {
             unanswered_since: None,
             next_sample: now,
             last_contact: None,
+            used_at: None,
             observed: None,
             last_session: None,
             last_need: None,
@@ -152,7 +175,7 @@ impl Peer {
     /// A session that both sides have proven takes its place. Of two that came up together, both sides seal with
     /// the same one.
     pub(crate) fn establish(&mut self, core: &mut Core, generation: Generation, hello: Hello, now: Instant) {
-        self.path.note_peer_mtu(hello.mtu);
+        self.paths.note_peer_mtu(hello.mtu);
         self.hello = Some(hello);
         self.last_session = Some(now);
         self.last_contact = Some(now);
@@ -176,6 +199,20 @@ impl Peer {
         core.sessions_changed();
         self.unanswered_since = None;
         self.rise(core);
+        self.ask_for_circuits(core, now);
+        core.errands.push_back(Errand::Came { peer: self.id });
+    }
+
+    /// A handshake went there and came back.
+    pub(crate) fn prove(&mut self, endpoint: Endpoint, now: Instant) {
+        self.paths.prove(endpoint, now);
+        endpoint.direct().into_iter().for_each(|addr| self.candidates.note_answer(addr));
+    }
+
+    /// Another way is taken: the packet threads have to know.
+    pub(crate) fn moved(&self, core: &mut Core) {
+        self.resize(core);
+        core.sessions_changed();
     }
 
     /// The peer is there.
@@ -192,6 +229,7 @@ impl Peer {
         self.why_down = Some(reason);
         if self.up {
             self.up = false;
+            core.errands.push_back(Errand::Gone { peer: self.id });
             core.events.push_back(Event::PeerDown { peer: self.id, reason });
         }
     }
@@ -233,7 +271,8 @@ impl Peer {
             core.sessions_changed();
         }
         sessions.into_iter().flatten().for_each(|generation| self.close(core, generation, now));
-        self.path.stop_echo();
+        self.paths.stop_echo();
+        self.probe = None;
         self.reassembly = Reassembly::default();
         self.owing_since = None;
         self.unanswered_since = None;
@@ -242,9 +281,13 @@ impl Peer {
     }
 
     /// Tells all sessions what the path carries.
-    pub(crate) fn resize(&self, core: &Core) {
-        let max = self.path.max_payload(core.config.outer_mtu);
+    pub(crate) fn resize(&self, core: &mut Core) {
+        let max = self.paths.max_payload(core.config.outer_mtu);
+        let before = self.sealing().map(|generation| generation.session.max_payload());
         self.generations().for_each(|generation| generation.session.set_max_payload(max));
+        if before.is_some_and(|before| before != max) {
+            core.errands.push_back(Errand::Resized { peer: self.id });
+        }
     }
 
     /// Confirmed sessions.
@@ -284,22 +327,31 @@ impl Peer {
         self.generations().fold(self.totals.0, |sum, g| sum.saturating_add(g.session.counters().sent_bytes))
     }
 
+    /// The session to carry in, and the address that it leads to.
+    pub(crate) fn carrier(&self) -> Option<(Arc<Session>, SocketAddr)> {
+        let to = self.paths.active().filter(|_| self.paths.is_proven())?.direct()?;
+        Some((Arc::clone(&self.sealing()?.session), to))
+    }
+
     pub(crate) fn views(&self) -> impl Iterator<Item = SessionView> {
-        let sealing = self.sealing().filter(|_| self.path.is_proven()).map(|generation| generation.session.index());
-        self.path.endpoint.into_iter().flat_map(move |endpoint| {
+        let sealing = self.sealing().filter(|_| self.paths.is_proven()).map(|generation| generation.session.index());
+        self.paths.active().into_iter().flat_map(move |endpoint| {
             self.generations().map(move |generation| SessionView {
                 peer: self.id,
                 session: Arc::clone(&generation.session),
                 endpoint,
+                way: endpoint.direct().map(Way::Direct),
                 sending: sealing == Some(generation.session.index()),
             })
         })
     }
 
-    pub(crate) fn view(&self) -> PeerView {
+    pub(crate) fn view(&self, now: Instant) -> PeerView {
+        let paths = self.paths.proven(now).map(|(endpoint, rtt)| PathView { endpoint, rtt });
         PeerView {
-            endpoint: self.path.endpoint,
-            rtt: self.path.rtt,
+            endpoint: self.paths.active(),
+            paths: paths.collect(),
+            rtt: self.paths.rtt(),
             tx_bytes: self.sent_bytes(),
             rx_bytes: self.received_bytes(),
             last_session: self.last_session,

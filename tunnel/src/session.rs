@@ -38,8 +38,10 @@ pub struct Opened<'d> {
     pub counter: u64,
     /// Whether no greater number was seen; only such a datagram may move the endpoint.
     pub newest: bool,
-    /// Decrypted in place.
-    pub payload: &'d [u8],
+    /// Of a carried datagram, the relay's number for where it goes or comes from.
+    pub circuit: u16,
+    /// Decrypted in place; what was carried is opened once more there.
+    pub payload: &'d mut [u8],
 }
 
 /// One side of an established session. Shared by the threads of the fast path through an `Arc`; once the
@@ -146,11 +148,28 @@ impl Session {
         self.seal_as(kind, kind != Kind::Control, head, payload, out)
     }
 
+    /// Appends one datagram that holds another, to be carried on or having been. Costs 32 bytes.
+    pub fn seal_carried(&self, kind: Kind, circuit: u16, datagram: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+        self.seal_whole(kind, circuit, kind == Kind::Forward, &[], datagram, out)
+    }
+
     /// As [`Self::seal`]; `expects_answer` tells the timers whether silence afterwards means that the peer is
     /// gone. A keepalive does not, or two idle peers would keep each other awake.
     pub(crate) fn seal_as(
         &self,
         kind: Kind,
+        expects_answer: bool,
+        head: &[u8],
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        self.seal_whole(kind, 0, expects_answer, head, payload, out)
+    }
+
+    fn seal_whole(
+        &self,
+        kind: Kind,
+        circuit: u16,
         expects_answer: bool,
         head: &[u8],
         payload: &[u8],
@@ -169,7 +188,7 @@ impl Session {
         // One block for the tag's mask, so that a counter is never worth nothing.
         self.sent.blocks.fetch_add(len.div_ceil(16) as u64 + 1, Relaxed);
         let counter = self.sent.counter.fetch_add(1, Relaxed);
-        let header = data_header(kind, self.remote_index, counter);
+        let header = data_header(kind, circuit, self.remote_index, counter);
         let start = out.len();
         out.reserve(HEADER + len + TAG);
         out.extend_from_slice(&header);
@@ -196,13 +215,17 @@ impl Session {
     /// Opens a datagram in place.
     pub fn open<'d>(&self, datagram: &'d mut [u8]) -> Result<Opened<'d>, DropReason> {
         let len = datagram.len();
-        let [4, kind, 0, 0, ..] = *datagram else {
+        let [4, kind, high, low, ..] = *datagram else {
             return Err(DropReason::Malformed);
         };
+        let circuit = u16::from_be_bytes([high, low]);
         if len < HEADER + TAG {
             return Err(DropReason::Malformed);
         }
         let kind = Kind::from_number(kind).ok_or(DropReason::UnknownKind)?;
+        if circuit != 0 && !kind.is_carried() {
+            return Err(DropReason::Malformed);
+        }
         if u32_at(datagram, 4) != self.index {
             return Err(DropReason::UnknownIndex);
         }
@@ -219,10 +242,11 @@ impl Session {
         let newest = self.window().take(counter).map_err(refused)?;
         self.received.datagrams.fetch_add(1, Relaxed);
         self.received.bytes.fetch_add(len as u64, Relaxed);
-        if kind != Kind::Control {
+        // To what a relay carries, its sender expects no answer of ours.
+        if !matches!(kind, Kind::Control | Kind::Carried) {
             self.received.data.fetch_add(1, Relaxed);
         }
-        Ok(Opened { kind, counter, newest, payload })
+        Ok(Opened { kind, counter, newest, circuit, payload })
     }
 
     /// Notes that a control message is one to which the peer expects an answer.
@@ -309,7 +333,7 @@ mod tests {
         assert_eq!(out[..16], [4, 1, 0, 0, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(out.len(), 32 + 8);
         let opened = session.open(&mut out).unwrap();
-        assert_eq!((opened.kind, opened.payload), (Kind::Offloaded, b"headtail".as_slice()));
+        assert_eq!((opened.kind, opened.payload), (Kind::Offloaded, b"headtail".to_vec().as_mut_slice()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod corpus;
 mod life;
 mod net;
 mod paths;
+mod relays;
 mod vectors;
 
 use std::time::Instant;

@@ -1,13 +1,14 @@
 //! What happens by time alone. Counters of the sessions are sampled once a second, so that the fast path needs
 //! no clock; a second is as exact as these timers are.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::control::Control;
 use crate::core::Core;
+use crate::endpoint::Endpoint;
 use crate::limits::{
-    KEEPALIVE_AFTER, REFUSE_AFTER, REKEY_AFTER, REKEY_RESPONDER_AFTER, SAMPLE, SEAL_MARGIN, UNANSWERED_AFTER,
-    UNCONFIRMED,
+    DIRECT_RETRY, KEEPALIVE_AFTER, REFUSE_AFTER, REKEY_AFTER, REKEY_RESPONDER_AFTER, SAMPLE, SEAL_MARGIN, SPARE_EVERY,
+    SUSPECT_AFTER, UNANSWERED_AFTER, UNCONFIRMED,
 };
 use crate::noise::Role;
 use crate::peer::{Generation, Peer};
@@ -29,8 +30,10 @@ impl Peer {
             self.generations().map(|generation| (generation.established + REFUSE_AFTER, "erase a session")).min(),
             self.next.as_ref().map(|next| (next.generation.established + UNCONFIRMED, "forget an Init")),
             self.owing_since.map(|since| (since + KEEPALIVE_AFTER, "send a keepalive")),
-            unanswered.map(|since| (since + UNANSWERED_AFTER, "ask whether the peer is there")),
-            self.path.echo_due().map(|at| (at, "repeat an echo")),
+            unanswered.map(|since| (since + self.patience(), "ask whether the peer is there")),
+            self.paths.echo_due().map(|at| (at, "repeat an echo")),
+            self.probe.map(|(at, _)| (at, "try the addresses it may have")),
+            self.wishes.due().filter(|_| self.sealing().is_some()).map(|at| (at, "ask for a circuit")),
             self.reassembly.deadline().map(|at| (at, "give up a payload in fragments")),
         ]
         .into_iter()
@@ -47,7 +50,9 @@ impl Peer {
         self.sample(core, now);
         self.age(core, now);
         self.keep_alive(core, now);
-        self.send_echo(core, now);
+        self.send_echoes(core, now);
+        self.send_probes(core, now);
+        self.ask_for_circuits(core, now);
         self.question(core, now);
         self.retry(core, now);
     }
@@ -77,7 +82,8 @@ impl Peer {
         } else if delta.sent_data > 0 {
             self.unanswered_since.get_or_insert(now);
         }
-        if self.path.expire_mtu(now) {
+        self.keep_ways(core, delta, now);
+        if self.paths.expire_mtu(now) {
             self.resize(core);
         }
         if self.current.as_ref().is_some_and(|current| current.wants_renewal(delta, now)) {
@@ -117,7 +123,7 @@ impl Peer {
             let reason = if self.unanswered_since.is_some() { "no answer" } else { "idle" };
             self.owing_since = None;
             self.unanswered_since = None;
-            self.path.stop_echo();
+            self.paths.stop_echo();
             self.fall(core, reason);
         }
     }
@@ -130,9 +136,47 @@ impl Peer {
     }
 
     fn question(&mut self, core: &mut Core, now: Instant) {
-        let silent = self.unanswered_since.is_some_and(|since| now >= since + UNANSWERED_AFTER);
-        if silent && self.attempt.is_none() {
+        let Some(since) = self.unanswered_since.filter(|_| self.attempt.is_none()) else { return };
+        if now >= since + UNANSWERED_AFTER {
             self.begin(core, now);
+        } else if now >= since + SUSPECT_AFTER && !self.suspected {
+            self.suspected = true;
+            self.paths.begin_all_echoes(now);
+            self.send_echoes(core, now);
+        }
+    }
+
+    /// How long a silent peer is waited for, before the next thing is done about it.
+    fn patience(&self) -> Duration {
+        if self.suspected { UNANSWERED_AFTER } else { SUSPECT_AFTER }
+    }
+
+    /// Keeps open the circuits behind a way in use, and tries to get away from a relay while it is in use.
+    fn keep_ways(&mut self, core: &mut Core, delta: Counters, now: Instant) {
+        let in_use = delta.sent_data > 0 || delta.received_data > 0;
+        if in_use {
+            self.used_at = Some(now);
+        }
+        let relayed = self.paths.active().is_some_and(Endpoint::is_relayed);
+        if self.unanswered_since.is_none() {
+            self.suspected = false;
+        }
+        let due = self.spare_asked.is_none_or(|at| now.saturating_duration_since(at) >= SPARE_EVERY);
+        if due && in_use {
+            self.spare_asked = Some(now);
+            let spare = self.paths.relays().filter(|relay| Some(*relay) != self.paths.active());
+            for way in spare.collect::<Vec<_>>() {
+                self.paths.begin_echo(way, now);
+            }
+        }
+        if !relayed {
+            self.direct_retry = None;
+        } else if in_use {
+            let (due, pause) = *self.direct_retry.get_or_insert((now + DIRECT_RETRY.0, DIRECT_RETRY.0 * 2));
+            if now >= due {
+                self.direct_retry = Some((now + pause, (pause * 2).min(DIRECT_RETRY.1)));
+                self.need(core, now);
+            }
         }
     }
 
@@ -155,7 +199,7 @@ impl Peer {
         // Where the peer was is no better than any other address by now.
         self.candidates.forget_answers();
         self.erase(core, "no answer", now);
-        self.path.endpoint = None;
+        self.paths.clear();
         self.why_down = Some("no answer");
     }
 }

@@ -5,7 +5,10 @@
 //! 2 Resp    152        02 major 0 0 | sender 4 | receiver 4 | e 32 | payload 60+16 | mac1 16 | mac2 16
 //! 3 Cookie  64         03 major 0 0 | receiver 4 | nonce 24 | sealed cookie 32
 //! 4 Data    32+n       04 kind 0 0  | receiver 4 | counter 8 | ciphertext n | tag 16
+//! 4 Carried 32+n       04 kind circuit 2 | as Data; what is sealed is a whole message for, or from, the other end
 //! ```
+//! Carried messages are kinds 5 (to a relay) and 6 (from it). The circuit stands in the header, so that 1500 bytes of
+//! outer IPv4 still carry an inner packet of 1400 with its 8 bytes of offload meaning.
 
 use crate::event::Kind;
 
@@ -42,9 +45,12 @@ pub(crate) enum NoMessage {
 }
 
 pub(crate) fn parse(datagram: &[u8]) -> Result<Message, NoMessage> {
-    let [kind, second, 0, 0, ..] = *datagram else {
+    let [kind, second, third, fourth, ..] = *datagram else {
         return Err(NoMessage::Malformed);
     };
+    if (third, fourth) != (0, 0) && !(kind == 4 && Kind::from_number(second).is_some_and(Kind::is_carried)) {
+        return Err(NoMessage::Malformed);
+    }
     let fits = match kind {
         1 => (INIT_MIN..=INIT_MAX).contains(&datagram.len()),
         2 => datagram.len() == RESP,
@@ -84,6 +90,11 @@ pub fn is_init(datagram: &[u8]) -> bool {
     matches!(parse(datagram), Ok(Message::Init))
 }
 
+/// The number of the circuit in a Data message that is carried; 0 in others.
+pub fn circuit(datagram: &[u8]) -> u16 {
+    datagram.get(2..4).map_or(0, |bytes| u16_at(bytes, 0))
+}
+
 /// The kind of a Data message, readable before it is opened. The fast path opens [`Kind::Packet`] and
 /// [`Kind::Offloaded`] and hands the others over as they are.
 pub fn data_kind(datagram: &[u8]) -> Option<Kind> {
@@ -93,11 +104,12 @@ pub fn data_kind(datagram: &[u8]) -> Option<Kind> {
     }
 }
 
-/// The header of a Data message.
-pub(crate) fn data_header(kind: Kind, receiver: u32, counter: u64) -> [u8; HEADER] {
+/// The header of a Data message; the circuit is 0 but for carried ones.
+pub(crate) fn data_header(kind: Kind, circuit: u16, receiver: u32, counter: u64) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[0] = 4;
     header[1] = kind as u8;
+    header[2..4].copy_from_slice(&circuit.to_be_bytes());
     header[4..8].copy_from_slice(&receiver.to_be_bytes());
     header[8..].copy_from_slice(&counter.to_be_bytes());
     header

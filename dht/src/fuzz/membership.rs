@@ -174,6 +174,7 @@ mod tests {
             instance: [1; 8],
             want_reply: true,
             list: addrs.iter().map(|addr| Candidate { kind: 1, addr: addr.parse().unwrap() }).collect(),
+            relays: vec![key(3).public(), key(4).public()],
         };
         vec![
             ("token_text", token.to_text().as_bytes().to_vec()),

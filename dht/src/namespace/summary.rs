@@ -12,6 +12,7 @@ use crate::clock::Now;
 use crate::command::LeaseKey;
 use crate::env::{DropReason, Env};
 use crate::identity::PublicKey;
+use crate::invite::Roles;
 use crate::record::RegisterKey;
 use crate::sign::NamespaceId;
 use crate::view::View;
@@ -102,6 +103,8 @@ pub struct Summary {
     pub heads: [u8; 8],
     /// Of this node's own credential.
     pub credential_hash: [u8; 32],
+    /// Whether this node's credential lets it carry datagrams for others.
+    pub relay: bool,
     /// Whether this node can make invites.
     pub authority: bool,
     /// Whether the register answers; `None` before the first question.
@@ -209,6 +212,7 @@ impl Namespace {
             peers: self.membership.admitted().map(|(peer, _)| *peer).collect(),
             heads: self.membership.heads().short(),
             credential_hash: self.membership.credential().hash(&self.ns),
+            relay: self.membership.credential().invite.body.roles.contains(Roles::RELAY),
             authority: self.authority.is_some(),
             reachable: self.leases.reachable(),
             handshake_floor: self.handshake_floor,

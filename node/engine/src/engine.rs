@@ -12,7 +12,7 @@ use dht::{ClientId, Command, CommandId, LeaseKey};
 use dns::Responder;
 use ipnet::Ipv4Net;
 use libp2p_identity::PeerId;
-use tunnel::{Kind, Tunnel};
+use tunnel::{Endpoint, Kind, Tunnel};
 
 use crate::config::Config;
 use crate::fence::Fences;
@@ -22,7 +22,7 @@ use crate::once::Once;
 use crate::peers::Peers;
 use crate::requests::{Reply, RequestId, Requests};
 use crate::routes::Routes;
-use crate::snapshot::{Path, Snapshot};
+use crate::snapshot::{Inlet, Outlet, Reports, Snapshot};
 use crate::standing::Standing;
 use crate::status::{Quorum, State};
 
@@ -189,6 +189,7 @@ impl Engine {
             local: bridge.local(),
             sending: Default::default(),
             receiving: Default::default(),
+            legs: Default::default(),
             lapses: None,
             jumps: now.jumps,
         });
@@ -237,7 +238,7 @@ impl Engine {
     }
 
     /// A datagram that the fast path did not open.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Now) {
+    pub fn handle_datagram(&mut self, from: impl Into<Endpoint>, datagram: &[u8], now: Now) {
         self.look(now);
         self.tunnel.handle_datagram(from, datagram, now.unix_s.saturating_mul(1000), now.mono);
         self.drain(now);
@@ -250,10 +251,10 @@ impl Engine {
         self.drain(now);
     }
 
-    /// The fast path saw a peer's newest packet come from another address.
-    pub fn handle_roamed(&mut self, roamed: crate::fast::Roamed, from: SocketAddr, now: Now) {
+    /// The fast path saw a peer's newest packet come by another way.
+    pub fn handle_roamed(&mut self, roamed: crate::fast::Roamed, now: Now) {
         self.look(now);
-        self.tunnel.handle_roamed(roamed.index, from, roamed.counter, now.mono);
+        self.tunnel.handle_roamed(roamed.index, roamed.from, roamed.counter, now.mono);
         self.drain(now);
     }
 
@@ -429,7 +430,7 @@ impl Engine {
             self.output.push_back(Output::Frame { frame: frame.bytes, offload: frame.offload });
         }
         self.note_state(now);
-        self.renew_snapshot();
+        self.renew_snapshot(now);
     }
 
     fn send_packet(&mut self, packet: bridge::OutPacket, now: Now) {
@@ -462,11 +463,11 @@ impl Engine {
                 Err(reason) => self.count(reason),
             },
             Kind::Control => self.session_message(peer, payload, now),
-            Kind::Fragment => self.count("stray-fragment"),
+            Kind::Fragment | Kind::Forward | Kind::Carried => self.count("stray-fragment"),
         }
     }
 
-    fn renew_snapshot(&mut self) {
+    fn renew_snapshot(&mut self, now: Now) {
         let local = self.bridge.local();
         let lapses = [self.hosts.lapses(), self.routes.lapses()].into_iter().flatten().min();
         let as_before = (lapses, self.jumps) == (self.snapshot.lapses, self.snapshot.jumps);
@@ -476,13 +477,15 @@ impl Engine {
         }
         self.sessions_changed = false;
         let (sending, receiving) = Default::default();
-        let mut next = Snapshot { local, sending, receiving, lapses, jumps: self.jumps };
+        let legs = self.tunnel.legs().into_iter().map(|leg| ((leg.from, leg.circuit), leg)).collect();
+        let mut next = Snapshot { local, sending, receiving, legs, lapses, jumps: self.jumps };
         for view in self.tunnel.sessions() {
-            let path = Path { peer: view.peer, session: view.session, endpoint: view.endpoint };
-            if view.sending {
-                next.sending.insert(path.peer, path.clone());
+            if let Some(way) = view.way.filter(|_| view.sending) {
+                next.sending.insert(view.peer, Outlet { session: Arc::clone(&view.session), way });
             }
-            next.receiving.insert(path.session.index(), path);
+            let reports = Arc::new(Reports::new(now.mono));
+            let inlet = Inlet { peer: view.peer, session: view.session, endpoint: view.endpoint, reports };
+            next.receiving.insert(inlet.session.index(), inlet);
         }
         self.snapshot = Arc::new(next);
     }

@@ -1,15 +1,18 @@
 //! Plain forwarding, from a snapshot: the only code a packet of a running flow meets.
 //!
 //! Outbound: frame → who has that address → session → datagram. Inbound: datagram → session → whose source may this be
-//! → frame. Anything that is not plain goes to the engine.
+//! → frame. Where a relay is between, a datagram is sealed once more for it, and opened twice where it arrives; what we
+//! carry for others goes from session to session. Anything that is not plain goes to the engine.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use bridge::{Inbound, Offload, Outbound, segment};
 use libp2p_identity::PeerId;
-use tunnel::{Kind, SealError, data_kind, receiver_index};
+use tunnel::{DropReason, Endpoint, Kind, LegView, SealError, Way, data_kind, receiver_index};
 
-use crate::snapshot::{Path, Snapshot};
+use crate::snapshot::{Inlet, Outlet, Snapshot};
 
 /// Linux takes at most this many equal datagrams in one call (`UDP_MAX_SEGMENTS`).
 const MAX_SEGMENTS: usize = 64;
@@ -34,6 +37,8 @@ pub enum Verdict {
 pub struct Datagrams {
     bytes: Vec<u8>,
     runs: Vec<Run>,
+    /// One datagram that a relay is to carry, before it is sealed for the relay.
+    inner: Vec<u8>,
 }
 
 /// Datagrams of equal size to one address; the last may be shorter.
@@ -62,24 +67,47 @@ impl Datagrams {
         self.bytes.clear();
     }
 
-    fn push(&mut self, path: &Path, kind: Kind, head: &[u8], packet: &[u8]) -> Result<(), SealError> {
+    fn push(&mut self, outlet: &Outlet, kind: Kind, head: &[u8], packet: &[u8]) -> Result<(), SealError> {
         let start = self.bytes.len();
-        path.session.seal(kind, head, packet, &mut self.bytes)?;
+        let to = match &outlet.way {
+            Way::Direct(to) => {
+                outlet.session.seal(kind, head, packet, &mut self.bytes)?;
+                *to
+            }
+            Way::Relayed { session, circuit, to } => {
+                self.inner.clear();
+                outlet.session.seal(kind, head, packet, &mut self.inner)?;
+                session.seal_carried(Kind::Forward, *circuit, &self.inner, &mut self.bytes)?;
+                *to
+            }
+        };
+        self.extend_run(to, start);
+        Ok(())
+    }
+
+    fn push_carried(&mut self, leg: &LegView, datagram: &[u8]) -> Result<(), SealError> {
+        let start = self.bytes.len();
+        leg.session.seal_carried(Kind::Carried, leg.next, datagram, &mut self.bytes)?;
+        self.extend_run(leg.to, start);
+        Ok(())
+    }
+
+    /// What was appended from `start` on is one datagram: it goes into the last run, or begins one.
+    fn extend_run(&mut self, to: SocketAddr, start: usize) {
         let end = self.bytes.len();
         let size = end - start;
         if let Some(run) = self.runs.last_mut()
             && run.open
-            && run.to == path.endpoint
+            && run.to == to
             && size <= run.segment
             && end - run.start <= MAX_RUN
             && (run.end - run.start) / run.segment < MAX_SEGMENTS
         {
             run.end = end;
             run.open = size == run.segment;
-            return Ok(());
+            return;
         }
-        self.runs.push(Run { to: path.endpoint, start, end, segment: size, open: true });
-        Ok(())
+        self.runs.push(Run { to, start, end, segment: size, open: true });
     }
 }
 
@@ -90,30 +118,30 @@ pub fn outbound(snapshot: &Snapshot, frame: &[u8], offload: Offload, out: &mut D
         Outbound::Control => return Verdict::Control,
         Outbound::Drop(reason) => return Verdict::Dropped(reason.as_str()),
     };
-    let Some(path) = snapshot.sending.get(&peer) else { return Verdict::Control };
+    let Some(outlet) = snapshot.sending.get(&peer) else { return Verdict::Control };
     // A partial checksum inside an inner tunnel, say: only the slow way completes it.
     let Ok(offload) = offload.check(packet) else { return Verdict::Control };
     if offload.is_super_frame() {
-        return forward_segments(path, frame, offload, out);
+        return forward_segments(outlet, frame, offload, out);
     }
-    let sealed = if packet.len() + OFFLOAD_BYTES > path.session.max_payload() {
+    let sealed = if packet.len() + OFFLOAD_BYTES > outlet.session.max_payload() {
         Err(SealError::TooBig)
     } else if offload.is_plain() {
-        out.push(path, Kind::Packet, &[], packet)
+        out.push(outlet, Kind::Packet, &[], packet)
     } else {
-        out.push(path, Kind::Offloaded, &offload.to_wire(), packet)
+        out.push(outlet, Kind::Offloaded, &offload.to_wire(), packet)
     };
     // What cannot be sealed here goes the slow way: as fragments, or after a new handshake.
     if sealed.is_ok() { Verdict::Forwarded } else { Verdict::Control }
 }
 
 /// A super-frame that fails in the middle is not repeated as a whole: its first segments have left.
-fn forward_segments(path: &Path, frame: &[u8], offload: Offload, out: &mut Datagrams) -> Verdict {
-    let max_packet = path.session.max_payload().saturating_sub(OFFLOAD_BYTES);
+fn forward_segments(outlet: &Outlet, frame: &[u8], offload: Offload, out: &mut Datagrams) -> Verdict {
+    let max_packet = outlet.session.max_payload().saturating_sub(OFFLOAD_BYTES);
     let mut sealed = 0;
     let mut failed = false;
     let cut = segment(frame, offload, max_packet, &mut |frame, offload| {
-        failed |= out.push(path, Kind::Offloaded, &offload.to_wire(), &frame[14..]).is_err();
+        failed |= out.push(outlet, Kind::Offloaded, &offload.to_wire(), &frame[14..]).is_err();
         sealed += usize::from(!failed);
     });
     match cut {
@@ -136,8 +164,16 @@ pub enum Arrival<'d> {
         /// The packet.
         packet: &'d [u8],
     },
-    /// Not plain, still sealed: the engine must see the datagram.
-    Control,
+    /// Not plain, still sealed: the engine must see the datagram. Where it was carried to us, this is what the relay's
+    /// session held.
+    Sealed {
+        /// Where it came from.
+        from: Endpoint,
+        /// As it came.
+        datagram: &'d [u8],
+    },
+    /// It is carried on.
+    Carried,
     /// Opened, but not plain: the engine must see the payload.
     Opened {
         /// Who sealed it.
@@ -151,28 +187,118 @@ pub enum Arrival<'d> {
     Dropped(&'static str),
 }
 
-/// The peer's newest packet came from another address than the one we send to.
+/// The peer's newest packet came by another way than the one by which we send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roamed {
     /// Our index of the session.
     pub index: u32,
     /// The packet's number.
     pub counter: u64,
+    /// Where it came from.
+    pub from: Endpoint,
 }
 
-/// Opens one datagram in place.
-pub fn inbound<'d>(snapshot: &Snapshot, from: SocketAddr, datagram: &'d mut [u8]) -> (Arrival<'d>, Option<Roamed>) {
-    let Some(index) = receiver_index(datagram) else { return (Arrival::Control, None) };
-    let Some(path) = snapshot.receiving.get(&index) else { return (Arrival::Control, None) };
-    if !matches!(data_kind(datagram), Some(Kind::Packet | Kind::Offloaded)) {
-        return (Arrival::Control, None);
-    }
-    let opened = match path.session.open(datagram) {
-        Ok(opened) => opened,
-        Err(reason) => return (Arrival::Dropped(reason.as_str()), None),
+/// What one datagram has brought.
+#[derive(Debug)]
+pub struct Received<'d> {
+    /// Its content.
+    pub arrival: Arrival<'d>,
+    /// Of its sender, and of the member whose datagram it held.
+    pub roamed: [Option<Roamed>; 2],
+}
+
+/// Opens one datagram in place. What is to be carried on is appended to `out`.
+pub fn inbound<'d>(
+    snapshot: &Snapshot,
+    from: SocketAddr,
+    datagram: &'d mut [u8],
+    now: Instant,
+    out: &mut Datagrams,
+) -> Received<'d> {
+    let from = Endpoint::Direct(from);
+    let kind = data_kind(datagram);
+    let inlet = match inlet(snapshot, datagram) {
+        Some(inlet) if kind.is_some_and(is_plain) => inlet,
+        _ => return Received { arrival: Arrival::Sealed { from, datagram }, roamed: [None, None] },
     };
-    let roamed = (opened.newest && from != path.endpoint).then_some(Roamed { index, counter: opened.counter });
-    (deliver(snapshot, path.peer, opened.kind, opened.payload), roamed)
+    // One that we do not carry, or not yet: the engine has an answer to it.
+    let circuit = tunnel::circuit(datagram);
+    let leg = snapshot.legs.get(&(inlet.peer, circuit));
+    if kind == Some(Kind::Forward) && leg.is_none() {
+        return Received { arrival: Arrival::Sealed { from, datagram }, roamed: [None, None] };
+    }
+    let (payload, roamed) = match open(inlet, from, datagram, now) {
+        Ok(opened) => opened,
+        Err(reason) => return Received { arrival: Arrival::Dropped(reason.as_str()), roamed: [None, None] },
+    };
+    match (kind, leg) {
+        (Some(Kind::Forward), Some(leg)) => {
+            let carried = carry(leg, payload, now, out);
+            let arrival = carried.map_or_else(|reason| Arrival::Dropped(reason.as_str()), |()| Arrival::Carried);
+            Received { arrival, roamed: [roamed, None] }
+        }
+        (Some(Kind::Carried), _) => {
+            let (arrival, inner) = unwrap(snapshot, Endpoint::Relayed { relay: inlet.peer, circuit }, payload, now);
+            Received { arrival, roamed: [roamed, inner] }
+        }
+        (kind, _) => {
+            let arrival = deliver(snapshot, inlet.peer, kind.unwrap_or(Kind::Packet), payload);
+            Received { arrival, roamed: [roamed, None] }
+        }
+    }
+}
+
+fn is_plain(kind: Kind) -> bool {
+    matches!(kind, Kind::Packet | Kind::Offloaded) || kind.is_carried()
+}
+
+fn inlet<'s>(snapshot: &'s Snapshot, datagram: &[u8]) -> Option<&'s Inlet> {
+    snapshot.receiving.get(&receiver_index(datagram)?)
+}
+
+fn open<'d>(
+    inlet: &Inlet,
+    from: Endpoint,
+    datagram: &'d mut [u8],
+    now: Instant,
+) -> Result<(&'d mut [u8], Option<Roamed>), DropReason> {
+    let opened = inlet.session.open(datagram)?;
+    let elsewhere = opened.newest && from != inlet.endpoint && inlet.reports.take(now);
+    let roamed = Roamed { index: inlet.session.index(), counter: opened.counter, from };
+    Ok((opened.payload, elsewhere.then_some(roamed)))
+}
+
+/// A member's datagram goes on to the other end of its circuit.
+fn carry(leg: &LegView, datagram: &[u8], now: Instant, out: &mut Datagrams) -> Result<(), DropReason> {
+    if !leg.rate.take(datagram.len(), now) {
+        return Err(DropReason::RelayRate);
+    }
+    out.push_carried(leg, datagram).map_err(|error| match error {
+        SealError::TooBig => DropReason::TooBigToCarry,
+        SealError::Closed | SealError::UsedUp => DropReason::CircuitBroken,
+    })?;
+    leg.carried.fetch_add(datagram.len() as u64, Relaxed);
+    Ok(())
+}
+
+/// Opens what a relay has carried to us.
+fn unwrap<'d>(
+    snapshot: &Snapshot,
+    from: Endpoint,
+    datagram: &'d mut [u8],
+    now: Instant,
+) -> (Arrival<'d>, Option<Roamed>) {
+    let kind = data_kind(datagram);
+    if kind.is_some_and(Kind::is_carried) {
+        return (Arrival::Dropped(DropReason::NestedRelay.as_str()), None);
+    }
+    let (Some(kind), Some(inlet)) = (kind.filter(|kind| is_plain(*kind)), inlet(snapshot, datagram)) else {
+        return (Arrival::Sealed { from, datagram }, None);
+    };
+    match open(inlet, from, datagram, now) {
+        Ok((payload, roamed)) => (deliver(snapshot, inlet.peer, kind, payload), roamed),
+        Err(reason) => (Arrival::Dropped(reason.as_str()), None),
+    }
 }
 
 fn deliver<'d>(snapshot: &Snapshot, peer: PeerId, kind: Kind, payload: &'d [u8]) -> Arrival<'d> {
@@ -182,7 +308,9 @@ fn deliver<'d>(snapshot: &Snapshot, peer: PeerId, kind: Kind, payload: &'d [u8])
             Ok(parts) => parts,
             Err(reason) => return Arrival::Dropped(reason),
         },
-        Kind::Fragment | Kind::Control => return Arrival::Opened { peer, kind, payload },
+        Kind::Fragment | Kind::Control | Kind::Forward | Kind::Carried => {
+            return Arrival::Opened { peer, kind, payload };
+        }
     };
     match snapshot.local.inbound(&peer, packet) {
         Inbound::Deliver(header) => Arrival::Frame { offload, header, packet },

@@ -8,7 +8,7 @@ use dht::Command;
 use dht::clock::Now;
 use dht::identity::PublicKey;
 use dht::sign::NamespaceId;
-use dht::signal::{self, Candidates, Filter, Freshness, Loopback, MAX_CANDIDATES, SignalError};
+use dht::signal::{self, Candidates, Filter, Freshness, Loopback, MAX_CANDIDATES, MAX_RELAYS, SignalError};
 use libp2p_identity::PeerId;
 use tunnel::{Candidate, CandidateKind};
 
@@ -28,14 +28,19 @@ const MAX_OBSERVED: usize = 4;
 
 #[derive(Default)]
 pub(crate) struct Peer {
-    keyed: bool,
-    up: bool,
+    pub(crate) keyed: bool,
+    pub(crate) up: bool,
+    connected: Option<Instant>,
     signalled: Option<Instant>,
     /// What it was told of us then, see [`Peers::version`].
     told_version: u64,
-    wanted: bool,
-    /// A session with it is wanted for what it sees of us.
-    looks: bool,
+    pub(crate) wanted: bool,
+    /// A session with it is wanted for what it sees of us, or because it is to carry for us.
+    pub(crate) serves: bool,
+    /// How often it was looked for since it was up last.
+    pub(crate) missed: u32,
+    /// Who was asked to carry to it.
+    pub(crate) relays: Vec<PeerId>,
     /// What it may show us of its leases.
     pub(crate) certificates: Bucket,
     /// What it may be told of its mistakes.
@@ -110,11 +115,21 @@ impl Engine {
         let Some(entry) = self.peers.entry(peer) else { return self.count("too-many-peers") };
         entry.wanted = true;
         if !entry.keyed {
-            self.tell(Command::Connect { peer });
+            self.connect(peer, now);
         }
+        self.ask_relays(peer, now);
         // Also to whom there is no connection, and perhaps never will be: others pass it on.
         self.signal(peer, true, now);
         self.look_outside(peer, now);
+    }
+
+    /// Has a member dialled, whose keys we do not know yet.
+    pub(crate) fn connect(&mut self, peer: PeerId, now: Now) {
+        let Some(entry) = self.peers.entry(peer) else { return };
+        if entry.connected.is_none_or(|at| now.mono >= at + SIGNAL_EVERY) {
+            entry.connected = Some(now.mono);
+            self.tell(Command::Connect { peer });
+        }
     }
 
     /// Asks some voters, whom everybody reaches, where we are seen: behind a translator nobody else can tell.
@@ -123,21 +138,19 @@ impl Engine {
             return;
         }
         self.peers.looked = Some(now.mono);
-        let me = self.me;
-        let voters = self.standing.as_ref().map(|standing| standing.summary.replicas.clone()).unwrap_or_default();
-        for voter in voters.into_iter().filter(|voter| *voter != me && *voter != besides).take(LOOKS) {
+        for voter in self.voters(besides, now).into_iter().take(LOOKS) {
             if self.peers.is_up(&voter) {
                 self.tunnel.ping(voter, now.mono);
-                continue;
-            }
-            let Some(entry) = self.peers.entry(voter) else { return self.count("too-many-peers") };
-            (entry.wanted, entry.looks) = (true, true);
-            if entry.keyed {
-                self.signal(voter, true, now);
             } else {
-                self.tell(Command::Connect { peer: voter });
+                self.make_session(voter, now);
             }
         }
+    }
+
+    /// Whether a peer is there, and reached without a relay.
+    fn is_direct(&self, peer: &PeerId, now: Now) -> bool {
+        let view = self.tunnel.peer(peer, now.mono).filter(|view| view.up);
+        view.and_then(|view| view.endpoint).is_some_and(|endpoint| !endpoint.is_relayed())
     }
 
     /// Somebody has told us where we are seen: whoever looks for us, or is looked for, has to know.
@@ -147,8 +160,9 @@ impl Engine {
         if self.peers.version == before {
             return;
         }
-        let looked_for = |(peer, known): (&PeerId, &Peer)| (known.wanted && !known.up).then_some(*peer);
-        for peer in self.peers.known.iter().filter_map(looked_for).collect::<Vec<_>>() {
+        let wanted = self.peers.known.iter().filter(|(_, known)| known.wanted).map(|(peer, _)| *peer);
+        let looked_for: Vec<PeerId> = wanted.filter(|peer| !self.is_direct(peer, now)).collect();
+        for peer in looked_for {
             // This may overtake what was said before, which then counts no more.
             self.signal(peer, true, now);
         }
@@ -177,7 +191,7 @@ impl Engine {
 
     pub(crate) fn peer_up(&mut self, peer: PeerId, now: Now) {
         if let Some(entry) = self.peers.entry(peer) {
-            entry.up = true;
+            (entry.up, entry.missed) = (true, 0);
         }
         self.send_leases(peer, now);
     }
@@ -189,13 +203,14 @@ impl Engine {
         self.count(reason);
     }
 
-    fn signal(&mut self, peer: PeerId, want_reply: bool, now: Now) {
+    pub(crate) fn signal(&mut self, peer: PeerId, want_reply: bool, now: Now) {
         let version = self.peers.version;
         let Some(entry) = self.peers.entry(peer) else { return };
         if entry.signalled.is_some_and(|at| now.mono < at + SIGNAL_EVERY) && entry.told_version == version {
             return;
         }
         (entry.signalled, entry.told_version) = (Some(now.mono), version);
+        let relays = entry.relays.iter().filter_map(PublicKey::from_peer_id).take(MAX_RELAYS).collect();
         let Some(to) = PublicKey::from_peer_id(&peer) else { return };
         self.peers.sequence += 1;
         let candidates = Candidates {
@@ -204,6 +219,7 @@ impl Engine {
             instance: self.config.instance.to_be_bytes(),
             want_reply,
             list: self.peers.own_candidates().into_iter().map(to_signal).collect(),
+            relays,
         };
         let message = candidates.sign(&NamespaceId(self.config.namespace), &self.config.identity);
         self.tell(Command::Signal { to: peer, message });
@@ -233,9 +249,15 @@ impl Engine {
         let allowed = candidates.list.iter().filter(|candidate| filter.allows(&candidate.addr));
         let list: Vec<Candidate> = allowed.filter_map(from_signal).collect();
         self.tunnel.set_candidates(from, list, now.mono);
+        self.follow_to_relays(from, &candidates, now);
         if candidates.want_reply {
             self.signal(from, false, now);
-            if !self.peers.is_up(&from) {
+            if self.peers.is_up(&from) {
+                if !self.is_direct(&from, now) {
+                    // It wants to get away from the relay: where we are seen may have changed.
+                    self.look_outside(from, now);
+                }
+            } else {
                 if let Some(entry) = self.peers.entry(from) {
                     // It looks for us: it has to hear where we are seen, once we know.
                     entry.wanted = true;
@@ -246,7 +268,7 @@ impl Engine {
                 self.look_outside(from, now);
             }
         }
-        if !self.peers.is_up(&from) && self.peers.known.get(&from).is_some_and(|known| known.looks) {
+        if !self.peers.is_up(&from) && self.peers.known.get(&from).is_some_and(|known| known.serves) {
             self.tunnel.renew(from, now.mono);
         }
     }

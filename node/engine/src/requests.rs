@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, Event, Pending};
 use crate::recovery::Recovery;
+use crate::status::path_word;
 
 /// Requests under way.
 const MAX_REQUESTS: usize = 64;
@@ -109,7 +110,7 @@ pub enum Reply {
         ip: Ipv4Addr,
         /// `direct` or `relay`.
         path: String,
-        /// The peer's address on the underlay.
+        /// The peer's address on the underlay, or who carries to it.
         endpoint: Option<String>,
         /// The round trip.
         rtt_ms: f64,
@@ -289,9 +290,11 @@ impl Engine {
         let Some(Waiting { kind: Waits::Pong { peer, ip, sent }, .. }) = self.requests.waiting.remove(&id) else {
             return;
         };
-        let endpoint = self.tunnel.peer(&peer).and_then(|view| view.endpoint).map(|addr| addr.to_string());
+        let endpoint = self.tunnel.peer(&peer, now.mono).and_then(|view| view.endpoint);
+        let path = path_word(endpoint).to_owned();
+        let endpoint = endpoint.map(|endpoint| endpoint.to_string());
         let rtt_ms = now.mono.saturating_duration_since(sent).as_secs_f64() * 1000.0;
-        self.reply(id, Reply::Pong { peer_id: peer.to_string(), ip, path: "direct".into(), endpoint, rtt_ms });
+        self.reply(id, Reply::Pong { peer_id: peer.to_string(), ip, path, endpoint, rtt_ms });
     }
 
     pub(crate) fn invited(&mut self, command: u64, outcome: Result<String, dht::InviteError>) {
@@ -345,7 +348,7 @@ impl Engine {
         {
             let Some(waiting) = self.requests.waiting.remove(&id) else { return };
             let reply = match waiting.kind {
-                Waits::Pong { peer, .. } => self.no_pong(peer),
+                Waits::Pong { peer, .. } => self.no_pong(peer, now),
                 Waits::PingResolve => self.unreachable(&waiting.kind),
                 Waits::Lookup | Waits::Invite | Waits::Recover | Waits::Leave | Waits::HandOver => {
                     self.unreachable(&Waits::Lookup)
@@ -355,15 +358,16 @@ impl Engine {
         }
     }
 
-    fn no_pong(&self, peer: PeerId) -> Reply {
-        let view = self.tunnel.peer(&peer);
+    fn no_pong(&self, peer: PeerId, now: Now) -> Reply {
+        let view = self.tunnel.peer(&peer, now.mono);
+        let endpoint = view.as_ref().and_then(|view| view.endpoint);
         let up = self.peers.is_up(&peer);
         let why = view.and_then(|view| view.why_down).filter(|_| !up).unwrap_or(if up {
             "the peer did not answer within 5 s"
         } else {
-            "no address of the peer answered: both sides may be behind NATs or firewalls, and this version has no relay"
+            "neither an address of the peer answered nor a relay that both reach: is UDP blocked on one side?"
         });
-        let path = if up { "direct" } else { "none" };
+        let path = if up { path_word(endpoint) } else { "none" };
         Reply::NoPong { peer_id: Some(peer.to_string()), path: path.into(), why: why.into() }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use dht::clock::Now;
 use serde::{Deserialize, Serialize};
+use tunnel::Endpoint;
 
 use crate::config::Addressing;
 use crate::engine::{Engine, Event};
@@ -179,7 +180,7 @@ pub struct PeerStatus {
     pub hostname: Option<String>,
     /// `direct`, `relay` or `none`.
     pub path: String,
-    /// Its address on the underlay.
+    /// Its address on the underlay, or who carries to it.
     pub endpoint: Option<String>,
     /// The last measured round trip.
     pub rtt_ms: Option<f64>,
@@ -270,7 +271,7 @@ impl Engine {
         let recent = |at: Option<Instant>| at.is_some_and(|at| now.mono.saturating_duration_since(at) < LISTED);
         self.peers
             .known()
-            .filter_map(|peer| Some((peer, self.tunnel.peer(peer)?)))
+            .filter_map(|peer| Some((peer, self.tunnel.peer(peer, now.mono)?)))
             .filter(|(peer, view)| self.peers.is_up(peer) || recent(view.last_session) || view.why_down.is_some())
             .map(|(peer, view)| {
                 let up = self.peers.is_up(peer);
@@ -279,7 +280,7 @@ impl Engine {
                     peer_id: peer.to_string(),
                     ip: address.as_ref().map(|(ip, _)| *ip),
                     hostname: address.and_then(|(_, name)| name),
-                    path: if up { "direct" } else { "none" }.into(),
+                    path: if up { path_word(view.endpoint) } else { "none" }.into(),
                     endpoint: view.endpoint.filter(|_| up).map(|addr| addr.to_string()),
                     rtt_ms: view.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
                     tx_bytes: view.tx_bytes,
@@ -370,6 +371,15 @@ impl Engine {
             (Addressing::Clients, _) if reachable => State::Joined,
             (Addressing::Clients, _) => State::Partitioned,
         }
+    }
+}
+
+/// What a way is called.
+pub(crate) fn path_word(endpoint: Option<Endpoint>) -> &'static str {
+    match endpoint {
+        Some(Endpoint::Direct(_)) => "direct",
+        Some(Endpoint::Relayed { .. }) => "relay",
+        None => "none",
     }
 }
 

@@ -18,6 +18,7 @@ use tunnel::{Candidate, CandidateKind, Kind, Tunnel};
 mod lapse;
 mod looking;
 mod parties;
+mod relays;
 mod stale;
 mod standing;
 
@@ -70,6 +71,7 @@ fn tunnel(n: u8, now: Now) -> Tunnel {
         outer_mtu: 1500,
         heads: [0; 8],
         suites: tunnel::Suites::default(),
+        relay: Some(1 << 30),
     };
     Tunnel::new(config, 0, [n; 32], now.mono)
 }

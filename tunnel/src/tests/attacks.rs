@@ -195,7 +195,7 @@ fn a_replayed_init_is_refused_and_a_reflected_one_too() {
     assert_eq!(net.nodes[0].drops(DropReason::WrongMac), 2, "it is not for the sender's own key");
     assert!(net.seen.is_empty());
     assert_eq!(net.nodes[1].sending().index(), session);
-    assert_eq!(net.nodes[1].tunnel.peer(&net.nodes[0].id).unwrap().endpoint, Some(endpoint));
+    assert_eq!(net.nodes[1].tunnel.peer(&net.nodes[0].id, net.now).unwrap().endpoint, Some(endpoint.into()));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn an_init_replayed_after_a_restart_changes_nothing() {
     net.inject(1, stranger(), &init.bytes);
     assert_eq!(resp_count(&net), 1, "the restarted node cannot know");
     let a = net.nodes[0].id;
-    let view = net.nodes[1].tunnel.peer(&a).unwrap();
+    let view = net.nodes[1].tunnel.peer(&a, net.now).unwrap();
     assert!(!view.up && view.endpoint.is_none());
     assert!(net.nodes[1].tunnel.sessions().is_empty());
     // The node sends nothing there, and finds its peer at once.
@@ -233,13 +233,13 @@ fn kci_msg1_changes_nothing() {
     let mut net = Net::new(2);
     net.settle();
     let (a, session) = (net.nodes[0].id, net.nodes[1].sending().index());
-    let view = net.nodes[1].tunnel.peer(&a).unwrap();
+    let view = net.nodes[1].tunnel.peer(&a, net.now).unwrap();
     // IK's first message needs the initiator's secret or the responder's; the shared secret is the same, so the test
     // uses the former.
     net.inject(1, stranger(), &Forgery::of(0, u64::MAX).bytes());
     assert_eq!(resp_count(&net), 1);
     assert_eq!(net.nodes[1].sending().index(), session, "the old session stays in use");
-    assert_eq!(net.nodes[1].tunnel.peer(&a).unwrap(), view);
+    assert_eq!(net.nodes[1].tunnel.peer(&a, net.now).unwrap(), view);
     net.seen.clear();
     net.send_fast(1, 0, b"on the old session");
     net.send_fast(0, 1, b"both ways");
@@ -422,7 +422,7 @@ fn under_load_a_member_comes_through_by_its_cookie() {
     let mut net = Net::new(2);
     for _ in 0..10 {
         net.nodes[1].tunnel.handle_pressure(net.now);
-        if net.nodes[0].tunnel.peer(&net.nodes[1].id).is_some_and(|view| !view.up) {
+        if net.nodes[0].tunnel.peer(&net.nodes[1].id, net.now).is_some_and(|view| !view.up) {
             net.send(0, 1, b"x");
         }
         net.run(ms(200));

@@ -17,8 +17,8 @@ fn the_first_packet_arrives_after_one_and_a_half_round_trips() {
     let (a, b) = (net.nodes[0].id, net.nodes[1].id);
     assert!(net.nodes[0].has(|event| *event == Event::PeerUp { peer: b }));
     assert!(net.nodes[1].has(|event| *event == Event::PeerUp { peer: a }));
-    assert_eq!(net.nodes[0].tunnel.peer(&b).unwrap().rtt, Some(ms(20)));
-    assert_eq!(net.nodes[1].tunnel.peer(&a).unwrap().rtt, Some(ms(20)));
+    assert_eq!(net.nodes[0].tunnel.peer(&b, net.now).unwrap().rtt, Some(ms(20)));
+    assert_eq!(net.nodes[1].tunnel.peer(&a, net.now).unwrap().rtt, Some(ms(20)));
     let seen = net.nodes[0].addr;
     assert!(net.nodes[0].has(|event| *event == Event::EndpointObserved { by: b, addr: seen }));
 }
@@ -292,7 +292,7 @@ fn a_silent_peer_is_reported_and_what_waited_is_dropped_by_name() {
     assert_eq!(net.nodes[0].drops(DropReason::WaitedTooLong), 1);
     let b = net.nodes[1].id;
     assert!(net.nodes[0].has(|event| *event == Event::NeedPeer { peer: b }));
-    assert_eq!(net.nodes[0].tunnel.peer(&b).unwrap().why_down, Some("no address answers"));
+    assert_eq!(net.nodes[0].tunnel.peer(&b, net.now).unwrap().why_down, Some("no address answers"));
     net.run(secs(600));
     assert_eq!(net.seen.len(), 3, "three Inits to an address that never answered");
     assert!(net.nodes[0].tunnel.poll_timeout().is_none(), "the attempt has an end");
@@ -304,12 +304,12 @@ fn a_peer_without_keys_or_addresses_is_asked_for() {
     let (a, b) = (net.nodes[0].id, net.nodes[1].id);
     net.send(0, 1, b"waits");
     assert!(net.nodes[0].has(|event| *event == Event::NeedPeer { peer: b }));
-    assert_eq!(net.nodes[0].tunnel.peer(&b).unwrap().why_down, Some("keys unknown"));
+    assert_eq!(net.nodes[0].tunnel.peer(&b, net.now).unwrap().why_down, Some("keys unknown"));
     net.run(ms(500));
     let keys = net.nodes[1].keys();
     net.nodes[0].tunnel.set_peer(b, keys, net.now);
     net.run(ms(500));
-    assert_eq!(net.nodes[0].tunnel.peer(&b).unwrap().why_down, Some("no addresses known"));
+    assert_eq!(net.nodes[0].tunnel.peer(&b, net.now).unwrap().why_down, Some("no addresses known"));
     net.introduce(1, 0);
     net.introduce(0, 1);
     net.run(ms(100));
@@ -322,7 +322,7 @@ fn a_peer_that_was_named_but_never_admitted_is_forgotten() {
     let mut net = Net::strangers(2);
     net.send(0, 1, b"x");
     net.run(secs(4));
-    assert_eq!(net.nodes[0].tunnel.peer(&net.nodes[1].id), None);
+    assert_eq!(net.nodes[0].tunnel.peer(&net.nodes[1].id, net.now), None);
 }
 
 #[test]
@@ -372,14 +372,14 @@ fn a_peer_that_went_away_is_down_after_its_attempt_and_comes_back_when_signalled
         net.run(secs(1));
     }
     assert!(net.nodes[0].tunnel.sessions().is_empty());
-    assert!(net.nodes[0].tunnel.peer(&b).unwrap().why_down.is_some());
+    assert!(net.nodes[0].tunnel.peer(&b, net.now).unwrap().why_down.is_some());
     net.filter = Box::new(|_| true);
     net.run(secs(5));
     net.introduce(0, 1);
     net.send(0, 1, b"back");
     net.run(secs(1));
     assert_eq!(net.nodes[1].packets().last().unwrap(), b"back");
-    assert!(net.nodes[0].tunnel.peer(&b).unwrap().up);
+    assert!(net.nodes[0].tunnel.peer(&b, net.now).unwrap().up);
 }
 
 #[test]

@@ -9,7 +9,10 @@ use zeroize::Zeroizing;
 
 use super::origin;
 use crate::noise::public_key;
-use crate::{Candidate, CandidateKind, Config, DropReason, Event, Kind, PeerKeys, Session, Suites, Transmit, Tunnel};
+use crate::{
+    Candidate, CandidateKind, Config, DropReason, Event, Kind, PeerKeys, PeerView, Session, Suites, Transmit, Tunnel,
+    Way,
+};
 
 pub(crate) const NAMESPACE: [u8; 32] = [0x4e; 32];
 
@@ -189,9 +192,34 @@ impl Net {
         };
         let mut datagram = Vec::new();
         match view.session.seal(Kind::Packet, &[], payload, &mut datagram) {
-            Ok(()) => self.put(self.nodes[a].addr, Transmit { to: view.endpoint, datagram }),
+            Ok(()) => self.leave(a, view.way.unwrap(), datagram),
             Err(_) => self.send(a, b, payload),
         }
+    }
+
+    /// A datagram that node `a` has sealed takes its way.
+    fn leave(&mut self, a: usize, way: Way, datagram: Vec<u8>) {
+        let transmit = match way {
+            Way::Direct(to) => Transmit { to, datagram },
+            Way::Relayed { session, circuit, to } => {
+                let mut outer = Vec::new();
+                session.seal_carried(Kind::Forward, circuit, &datagram, &mut outer).unwrap();
+                Transmit { to, datagram: outer }
+            }
+        };
+        self.put(self.nodes[a].addr, transmit);
+    }
+
+    /// Node `a` asks `relay` to carry to and from `b`.
+    pub(crate) fn open(&mut self, a: usize, relay: usize, b: usize) {
+        let (relay, target, now) = (self.nodes[relay].id, self.nodes[b].id, self.now);
+        self.nodes[a].tunnel.open_circuit(relay, target, now);
+        self.drain(a);
+    }
+
+    /// What node `a` knows about `b`.
+    pub(crate) fn view(&self, a: usize, b: usize) -> PeerView {
+        self.nodes[a].tunnel.peer(&self.nodes[b].id, self.now).unwrap()
     }
 
     /// Puts a datagram on the wire.
@@ -304,6 +332,7 @@ pub(crate) fn tunnel(
         outer_mtu: 1500,
         heads: [n; 8],
         suites: Suites::AES_FIRST,
+        relay: Some(1 << 30),
     };
     change(&mut config);
     let mut seed = [n; 32];

@@ -23,7 +23,7 @@ fn the_address_that_answers_becomes_the_endpoint() {
     let to: Vec<SocketAddr> = net.seen.iter().map(|flight| flight.to).collect();
     assert_eq!(to, ["10.9.9.9:1".parse().unwrap(), addr, "203.0.113.1:1".parse().unwrap()], "all at once, LAN first");
     net.run(secs(1));
-    assert_eq!(net.nodes[0].tunnel.peer(&b).unwrap().endpoint, Some(addr));
+    assert_eq!(net.nodes[0].tunnel.peer(&b, net.now).unwrap().endpoint, Some((addr).into()));
     assert_eq!(net.nodes[1].packets(), [b"x"]);
 }
 
@@ -60,12 +60,12 @@ fn a_peer_that_moves_is_followed_and_loses_nothing() {
     net.moved.insert(home, elsewhere());
     net.send_fast(0, 1, b"from elsewhere");
     net.run(ms(10));
-    let view = net.nodes[1].tunnel.peer(&a).unwrap();
-    assert_eq!(view.endpoint, Some(elsewhere()));
+    let view = net.nodes[1].tunnel.peer(&a, net.now).unwrap();
+    assert_eq!(view.endpoint, Some((elsewhere()).into()));
     assert!(net.nodes[1].tunnel.sessions().iter().all(|view| !view.sending), "not before an echo has come back");
     net.send(1, 0, b"small answer");
     net.run(ms(100));
-    assert!(net.nodes[1].tunnel.sessions().iter().any(|view| view.sending && view.endpoint == elsewhere()));
+    assert!(net.nodes[1].tunnel.sessions().iter().any(|view| view.sending && view.endpoint == (elsewhere()).into()));
     assert_eq!(net.nodes[0].packets(), [b"small answer"]);
     assert!(
         net.nodes[0].has(|event| matches!(event, Event::EndpointObserved { addr, .. } if *addr == elsewhere())) || {
@@ -81,7 +81,7 @@ fn a_peer_that_moves_is_followed_and_loses_nothing() {
     net.moved.clear();
     net.send_fast(0, 1, b"home");
     net.run(ms(10));
-    assert!(net.nodes[1].tunnel.sessions().iter().any(|view| view.sending && view.endpoint == home));
+    assert!(net.nodes[1].tunnel.sessions().iter().any(|view| view.sending && view.endpoint == (home).into()));
 }
 
 #[test]
@@ -95,12 +95,12 @@ fn the_fast_path_reports_a_move() {
     let counter = session.open(&mut datagram).unwrap().counter;
     net.nodes[1].tunnel.handle_roamed(session.index(), elsewhere(), counter, net.now);
     net.drain(1);
-    assert_eq!(net.nodes[1].tunnel.peer(&a).unwrap().endpoint, Some(elsewhere()));
+    assert_eq!(net.nodes[1].tunnel.peer(&a, net.now).unwrap().endpoint, Some((elsewhere()).into()));
     let echo = net.seen.last().unwrap().clone();
     assert_eq!((echo.to, echo.bytes[0], echo.bytes[1]), (elsewhere(), 4, 3));
     // An older report that was under way does not move it back.
     net.nodes[1].tunnel.handle_roamed(session.index(), home, counter, net.now);
-    assert_eq!(net.nodes[1].tunnel.peer(&a).unwrap().endpoint, Some(elsewhere()));
+    assert_eq!(net.nodes[1].tunnel.peer(&a, net.now).unwrap().endpoint, Some((elsewhere()).into()));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn only_the_newest_authentic_datagram_moves_the_endpoint() {
     let mut forged = datagrams[1].clone();
     forged[20] ^= 1;
     net.inject(1, elsewhere(), &forged);
-    assert_eq!(net.nodes[1].tunnel.peer(&a).unwrap().endpoint, Some(home));
+    assert_eq!(net.nodes[1].tunnel.peer(&a, net.now).unwrap().endpoint, Some((home).into()));
     assert_eq!(net.nodes[1].packets().len(), 2, "a late one is delivered all the same");
     // Nor does one that is older than what the fast path has opened.
     let mut datagrams = vec![Vec::new(), Vec::new()];
@@ -127,7 +127,7 @@ fn only_the_newest_authentic_datagram_moves_the_endpoint() {
     }
     net.nodes[1].sending().open(&mut datagrams[1]).unwrap();
     net.inject(1, elsewhere(), &datagrams[0]);
-    assert_eq!(net.nodes[1].tunnel.peer(&a).unwrap().endpoint, Some(home));
+    assert_eq!(net.nodes[1].tunnel.peer(&a, net.now).unwrap().endpoint, Some((home).into()));
 }
 
 #[test]

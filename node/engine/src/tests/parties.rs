@@ -1,7 +1,7 @@
 //! Several engines, the wire between them, and a register that the test plays: it checks no signatures, and otherwise
 //! knows older tokens from newer ones and tells of it as the real one does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::fast::{self, Arrival, Datagrams, Verdict};
@@ -35,6 +35,8 @@ pub(super) struct Parties {
     /// What a quorum says.
     pub(super) register: BTreeMap<Ipv4Addr, Grant>,
     wire: Vec<(u8, u8, Vec<u8>)>,
+    /// Between whom no datagram passes, the smaller number first.
+    pub(super) apart: BTreeSet<(u8, u8)>,
 }
 
 pub(super) fn grant(owner: u8, ip: Ipv4Addr, round: u64) -> Grant {
@@ -69,7 +71,8 @@ impl Parties {
     /// Parties that know how to reach each other, without addresses.
     pub(super) fn new(numbers: &[u8]) -> Self {
         let now = origin();
-        let mut parties = Self { now, all: BTreeMap::new(), register: BTreeMap::new(), wire: Vec::new() };
+        let mut parties =
+            Self { now, all: BTreeMap::new(), register: BTreeMap::new(), wire: Vec::new(), apart: BTreeSet::new() };
         for number in numbers {
             let config = Config {
                 identity: key(*number),
@@ -170,12 +173,16 @@ impl Parties {
         if verdict == Verdict::Control {
             engine.handle_frame(&frame, Offload::default(), now);
         }
+        self.put(number, datagrams);
+        self.settle();
+    }
+
+    fn put(&mut self, from: u8, mut datagrams: Datagrams) {
         let reached = |to: SocketAddr| (1..10).find(|other| address(*other) == to).unwrap();
         datagrams.drain(|to, bytes, size| {
-            let datagrams = bytes.chunks(size).map(|datagram| (number, reached(to), datagram.to_vec()));
+            let datagrams = bytes.chunks(size).map(|datagram| (from, reached(to), datagram.to_vec()));
             self.wire.extend(datagrams);
         });
-        self.settle();
     }
 
     /// A tampered program seals whatever it likes.
@@ -255,19 +262,25 @@ impl Parties {
     /// As the daemon's inbound thread.
     fn receive(&mut self, from: u8, to: u8, mut datagram: Vec<u8>) {
         let now = self.now_of(to);
-        let Some(party) = self.all.get_mut(&to).filter(|party| !party.paused) else { return };
+        let apart = self.apart.contains(&(from.min(to), from.max(to)));
+        let Some(party) = self.all.get_mut(&to).filter(|party| !party.paused && !apart) else { return };
         let snapshot = party.engine.snapshot();
         if tunnel::receiver_index(&datagram).is_none() || !snapshot.is_usable(&now) {
             return party.engine.handle_datagram(address(from), &datagram, now);
         }
-        let (arrival, _) = fast::inbound(&snapshot, address(from), &mut datagram);
-        match arrival {
+        let mut carried = Datagrams::default();
+        let received = fast::inbound(&snapshot, address(from), &mut datagram, now.mono, &mut carried);
+        match received.arrival {
             Arrival::Frame { header, packet, .. } => party.frames.push([&header, packet].concat()),
             Arrival::Opened { peer, kind, payload } => {
                 let payload = payload.to_vec();
                 party.engine.handle_opened(peer, kind, &payload, now);
             }
-            Arrival::Control => party.engine.handle_datagram(address(from), &datagram, now),
+            Arrival::Sealed { from, datagram } => {
+                let datagram = datagram.to_vec();
+                party.engine.handle_datagram(from, &datagram, now);
+            }
+            Arrival::Carried => self.put(to, carried),
             Arrival::Dropped(_) => {}
         }
     }
@@ -278,7 +291,9 @@ impl Parties {
         match command {
             Command::ReserveHandshakes { upto } => vec![dht::Event::HandshakesReserved { upto }],
             Command::Connect { peer } => {
-                let Some(other) = number_of(&peer) else { return Vec::new() };
+                let Some(other) = number_of(&peer).filter(|other| self.all.contains_key(other)) else {
+                    return Vec::new();
+                };
                 let keys_of = |n: u8| (id(n), keys(n));
                 let ((me, mine), (peer, theirs)) = (keys_of(number), keys_of(other));
                 let event = |peer, keys: tunnel::PeerKeys| {
@@ -290,7 +305,7 @@ impl Parties {
                 vec![event(peer, theirs)]
             }
             Command::Signal { to, message } => {
-                if let Some(other) = number_of(&to) {
+                if let Some(other) = number_of(&to).filter(|other| self.all.contains_key(other)) {
                     let now = self.now_of(other);
                     let from = id(number);
                     self.party(other).engine.handle_overlay(dht::Event::Signal { from, message }, now);

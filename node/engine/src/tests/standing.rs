@@ -44,6 +44,7 @@ pub(super) fn summary(members: &[u8], silent: &[(u8, u64)]) -> Summary {
         peers: Vec::new(),
         heads: [0; 8],
         credential_hash: [0; 32],
+        relay: true,
         authority: false,
         reachable: Some(true),
         handshake_floor: 0,

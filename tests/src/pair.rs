@@ -1,0 +1,121 @@
+//! Two members behind a router each, and members with public addresses that both reach.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use wan::Edge;
+
+use crate::lab::{Lab, Router, exec, path};
+use crate::node::Node;
+use crate::wait;
+
+/// Members `a` and `b`, and those in the open, of whom the first founded the namespace. They end before the laboratory does.
+pub struct Pair {
+    /// Behind the first router.
+    pub a: Node,
+    /// Behind the second one.
+    pub b: Node,
+    /// The address of `b` in the namespace.
+    pub b_ip: String,
+    /// With public addresses.
+    pub open: Vec<Node>,
+    /// Theirs, in order.
+    pub routers: [Router; 2],
+    /// All around them.
+    pub lab: Lab,
+}
+
+impl Pair {
+    /// All of them, joined, but nothing sent yet; nothing where kernel tests are left out.
+    ///
+    /// # Errors
+    /// The kernel refuses, or one does not join.
+    pub fn new(name: &str, edges: [Edge; 2], open: usize) -> anyhow::Result<Option<Self>> {
+        let Some(mut lab) = crate::lab(name)? else { return Ok(None) };
+        let mut public = (0..open).map(|n| lab.public(&format!("o{n}"))).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut routers = [lab.router(edges[0])?, lab.router(edges[1])?];
+        let [first, second] = &mut routers;
+        let mut a = lab.behind(first, "a")?;
+        let mut b = lab.behind(second, "b")?;
+        let (founder, others) = public.split_first_mut().context("a pair needs a founder in the open")?;
+        founder.create_lab(&["--hostname", "o0"])?;
+        for (n, other) in others.iter_mut().enumerate() {
+            other.join_lab(founder, &["--hostname", &format!("o{}", n + 1)])?;
+        }
+        a.join_lab(founder, &["--hostname", "a"])?;
+        let b_ip = b.join_lab(founder, &["--hostname", "b"])?.ip()?.to_string();
+        Ok(Some(Self { a, b, b_ip, open: public, routers, lab }))
+    }
+
+    /// How long the first packet takes from `a` to `b`.
+    ///
+    /// # Errors
+    /// It does not arrive in time.
+    pub fn first_packet(&self, limit: Duration) -> anyhow::Result<Duration> {
+        let began = wait::now();
+        wait::until_ok("a to reach b", limit, || self.a.ping_once(&self.b_ip))?;
+        Ok(began.elapsed())
+    }
+
+    /// Waits until both ends take a way of this kind. How long that was.
+    ///
+    /// # Errors
+    /// They do not in time.
+    pub fn wait_path(&self, kind: &str, limit: Duration) -> anyhow::Result<Duration> {
+        let began = wait::now();
+        wait::until_ok(&format!("both to go by {kind}"), limit, || {
+            self.a.run(&["ping", "-c", "1", "-W", "1", &self.b_ip])?;
+            let (to_b, to_a) = (peer(&self.a, "b")?, peer(&self.b, "a")?);
+            ensure!(to_b["path"] == kind && to_a["path"] == kind, "{to_b}\n{to_a}");
+            Ok(())
+        })?;
+        Ok(began.elapsed())
+    }
+
+    /// What `a` knows about its way to `b`.
+    ///
+    /// # Errors
+    /// `a` does not know `b`.
+    pub fn way(&self) -> anyhow::Result<Value> {
+        peer(&self.a, "b")
+    }
+
+    /// From here on nothing passes from router to router; all others reach each other.
+    ///
+    /// # Errors
+    /// nftables refuses.
+    pub fn part(&self) -> anyhow::Result<()> {
+        let [first, second] = self.routers.each_ref().map(Router::outside);
+        let one_way = |from, to| format!("ip saddr {from} ip daddr {to} drop\n");
+        self.rule(&format!(
+            "table ip parted {{\nchain pass {{\ntype filter hook forward priority 0; policy accept;\n{}{}}}\n}}\n",
+            one_way(first, second),
+            one_way(second, first)
+        ))
+    }
+
+    /// Undoes [`Self::part`].
+    ///
+    /// # Errors
+    /// nftables refuses.
+    pub fn unite(&self) -> anyhow::Result<()> {
+        self.rule("")
+    }
+
+    fn rule(&self, rules: &str) -> anyhow::Result<()> {
+        let file = self.lab.dir().join("parted.nft");
+        fs::write(&file, format!("table ip parted\ndelete table ip parted\n{rules}"))?;
+        exec(&self.lab.internet(), &["nft", "-f", path(&file)?])?;
+        Ok(())
+    }
+}
+
+/// What a member's status says about the one with this name.
+fn peer(member: &Node, name: &str) -> anyhow::Result<Value> {
+    let status = member.status()?;
+    let peers = status["peers"].as_array().cloned().unwrap_or_default();
+    let found = peers.iter().find(|peer| peer["hostname"] == name).cloned();
+    found.with_context(|| format!("no peer is called {name}: {}", status["peers"]))
+}

@@ -131,8 +131,12 @@ impl Control {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Frame { frame, offload } => self.write(&frame, offload),
-                Output::Transmit { to, datagram } => {
-                    if self.socket.send(to, &datagram, datagram.len()).is_err() {
+                Output::Transmit { to, datagram, ttl } => {
+                    let sent = match ttl {
+                        None => self.socket.send(to, &datagram, datagram.len()),
+                        Some(ttl) => self.socket.send_with_ttl(to, &datagram, ttl),
+                    };
+                    if sent.is_err() {
                         self.drops.count("send-failed");
                     }
                 }

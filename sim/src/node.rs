@@ -397,7 +397,9 @@ impl Node {
             any = true;
             match output {
                 engine::Output::Frame { frame, offload } => self.write(frame, offload),
-                engine::Output::Transmit { to, datagram } => {
+                // One that only opens an edge arrives nowhere.
+                engine::Output::Transmit { ttl: Some(_), .. } => {}
+                engine::Output::Transmit { to, datagram, ttl: None } => {
                     self.effects.push(Effect::Datagram { to, bytes: datagram });
                 }
                 engine::Output::Command(command) => {

@@ -12,7 +12,7 @@ use crate::config::{Suite, is_usable};
 use crate::core::Core;
 use crate::drops::DropReason;
 use crate::endpoint::Endpoint;
-use crate::limits::{INIT_INTERVAL, SIMULTANEOUS, YIELD};
+use crate::limits::{INIT_INTERVAL, SIMULTANEOUS, WAYS, YIELD};
 use crate::load::Overload;
 use crate::mac::MACS;
 use crate::noise::{self, FIRST_OVERHEAD, Role, SECOND_OVERHEAD};
@@ -108,6 +108,9 @@ impl Peer {
         now: Instant,
     ) -> Result<Vec<u8>, DropReason> {
         let payload = &initiation.payload;
+        if let Some(resp) = self.answer_again(from, &initiation) {
+            return Ok(resp);
+        }
         if self.numbers.is_replay(payload.number, self.last_contact, now) {
             return Err(DropReason::HandshakeReplayed);
         }
@@ -118,19 +121,31 @@ impl Peer {
             return Err(DropReason::NoCommonVersion);
         }
         let suite = core.config.suites.choose(payload.suites).ok_or(DropReason::NoCommonSuite)?;
-        if self.ours_goes_first(core, now) {
+        if self.ours_goes_first(core, from, now) {
             return Err(DropReason::SimultaneousStart);
         }
         self.give_way(core, now);
         self.write_resp(core, from, initiation, suite, now)
     }
 
-    /// Both began: for half a second the smaller key stays initiator, and the other gives way. Not longer, and not
-    /// anew with each Init: the peer may sit behind a NAT that lets nothing of ours in.
-    fn ours_goes_first(&self, core: &Core, now: Instant) -> bool {
+    /// The same Init by another way: the first one may not lead back. The same answer goes there, too.
+    fn answer_again(&mut self, from: Endpoint, initiation: &Initiation) -> Option<Vec<u8>> {
+        let rank = (initiation.payload.number, initiation.initiator);
+        let next = self.next.as_mut().filter(|next| next.generation.rank == rank)?;
+        let another = next.from.len() < WAYS && !next.from.contains(&from);
+        another.then(|| {
+            next.from.push(from);
+            next.resp.clone()
+        })
+    }
+
+    /// Both began: for half a second the smaller key stays initiator, and the other gives way. Not longer, not anew with each
+    /// Init, and only where ours went to where theirs comes from: the peer may sit behind a NAT that lets nothing of ours in.
+    fn ours_goes_first(&self, core: &Core, from: Endpoint, now: Instant) -> bool {
         let (Some(attempt), Some((keys, _))) = (&self.attempt, &self.keys) else { return false };
         let fresh = now.saturating_duration_since(attempt.started) < SIMULTANEOUS;
-        core.public < keys.x25519 && attempt.outstanding.is_some() && fresh
+        let met = attempt.outstanding.as_ref().is_some_and(|sent| sent.sent_to.contains(&from));
+        core.public < keys.x25519 && met && fresh
     }
 
     /// Drops our own Init for the peer's. The attempt goes on a second later, and gives way only once, because an
@@ -183,7 +198,7 @@ impl Peer {
         let rank = (told.number, initiation.initiator);
         let generation = Generation::new(session, Role::Responder, rank, &hello, now);
         self.close_next(core, now);
-        self.next = Some(Unconfirmed { generation, from, hello });
+        self.next = Some(Unconfirmed { generation, from: vec![from], resp: resp.clone(), hello });
         self.numbers.note_init(told.number, now);
         Ok(resp)
     }
@@ -196,13 +211,18 @@ impl Peer {
         };
         self.numbers.confirm(next.generation.rank.0);
         let (was_up, endpoint) = (self.up, self.paths.active());
-        self.prove(next.from, now);
+        match *next.from {
+            [way] => self.prove(way, now),
+            // Which of the answers it has read is not known: each way is asked.
+            ref ways => ways.iter().for_each(|way| self.paths.begin_echo(*way, now)),
+        }
         self.cancel_attempt(core, now);
         self.establish(core, next.generation, next.hello, now);
         core.ready.insert(self.id, now);
         if !was_up || endpoint != self.paths.active() {
             self.begin_echo(core, now);
         }
+        self.send_echoes(core, now);
         self.begin_probing(now);
     }
 }

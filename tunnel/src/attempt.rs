@@ -45,7 +45,7 @@ pub(crate) struct Outstanding {
     number: u64,
     mac1: [u8; 16],
     pub(crate) sent_at: Instant,
-    sent_to: Vec<Endpoint>,
+    pub(crate) sent_to: Vec<Endpoint>,
     /// The datagram, for addresses that become known while it is under way.
     init: Vec<u8>,
 }
@@ -104,15 +104,34 @@ impl Peer {
     /// The Init under way goes to what has become known since, too: the peer takes the first that arrives.
     fn extend(&mut self, core: &mut Core, now: Instant) {
         let Some(attempt) = self.attempt.as_ref().filter(|attempt| !attempt.yielded) else { return };
-        let mut endpoints = self.endpoints(attempt);
-        let Some(Attempt { sent, outstanding: Some(outstanding), .. }) = &mut self.attempt else { return };
-        endpoints.retain(|endpoint| !outstanding.sent_to.contains(endpoint));
-        for endpoint in endpoints {
-            *sent = sent.saturating_add(1);
-            outstanding.sent_to.push(endpoint);
-            endpoint.direct().into_iter().for_each(|addr| self.candidates.note_try(addr, now));
-            core.transmit(endpoint, outstanding.init.clone());
+        let Some(outstanding) = &attempt.outstanding else { return };
+        let init = outstanding.init.clone();
+        let known = &outstanding.sent_to;
+        let fresh = self.endpoints(attempt, now).into_iter().filter(|endpoint| !known.contains(endpoint)).collect();
+        let sent = self.transmit_init(core, fresh, &init, now);
+        if let Some(Attempt { outstanding: Some(outstanding), .. }) = &mut self.attempt {
+            outstanding.sent_to.extend(sent);
         }
+    }
+
+    /// Sends an Init there, or where our own edge has to be opened first only that. Returns where it may arrive.
+    fn transmit_init(&mut self, core: &mut Core, endpoints: Vec<Endpoint>, init: &[u8], now: Instant) -> Vec<Endpoint> {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.sent = attempt.sent.saturating_add(u8::try_from(endpoints.len()).unwrap_or(u8::MAX));
+        }
+        let mut sent = Vec::new();
+        for endpoint in endpoints {
+            if let Some(addr) = endpoint.direct() {
+                if self.candidates.take_opening(addr, now) {
+                    core.open_edge(addr, init.to_vec());
+                    continue;
+                }
+                self.candidates.note_try(addr, now);
+            }
+            core.transmit(endpoint, init.to_vec());
+            sent.push(endpoint);
+        }
+        sent
     }
 
     /// Sends the Init that is due.
@@ -120,7 +139,7 @@ impl Peer {
         let (Some((keys, macs)), Some(attempt)) = (self.keys, &self.attempt) else {
             return;
         };
-        let addresses = self.endpoints(attempt);
+        let addresses = self.endpoints(attempt, now);
         if addresses.is_empty() {
             self.starve(core, now);
             return;
@@ -131,19 +150,13 @@ impl Peer {
         };
         core.reserve();
         self.supersede(core, now);
-        let Some(outstanding) = self.write_init(core, &keys, &macs, number, addresses, now) else {
+        let Some(mut outstanding) = self.write_init(core, &keys, &macs, number, now) else {
             self.pause(core, now);
             return;
         };
         self.doubt(core, now);
-        for addr in &outstanding.sent_to {
-            if let Some(addr) = addr.direct() {
-                self.candidates.note_try(addr, now);
-            }
-            core.transmit(*addr, outstanding.init.clone());
-        }
+        outstanding.sent_to = self.transmit_init(core, addresses, &outstanding.init, now);
         if let Some(attempt) = &mut self.attempt {
-            attempt.sent = attempt.sent.saturating_add(u8::try_from(outstanding.sent_to.len()).unwrap_or(u8::MAX));
             attempt.outstanding = Some(outstanding);
         }
         self.pause(core, now);
@@ -151,11 +164,11 @@ impl Peer {
 
     /// Where the next Init goes. A session that works is renewed where it works; everything else is tried when
     /// that stays silent.
-    fn endpoints(&self, attempt: &Attempt) -> Vec<Endpoint> {
+    fn endpoints(&self, attempt: &Attempt, now: Instant) -> Vec<Endpoint> {
         let mut endpoints: Vec<Endpoint> = self.paths.active().into_iter().collect();
         let renewing = self.sealing().is_some() && self.unanswered_since.is_none() && attempt.rounds == 0;
         if endpoints.is_empty() || !renewing {
-            for endpoint in self.candidates.open().map(Endpoint::Direct).chain(self.paths.relays()) {
+            for endpoint in self.candidates.open(now).map(Endpoint::Direct).chain(self.paths.relays()) {
                 if !endpoints.contains(&endpoint) {
                     endpoints.push(endpoint);
                 }
@@ -182,6 +195,10 @@ impl Peer {
 
     /// There is nowhere to send to.
     fn starve(&mut self, core: &mut Core, now: Instant) {
+        if let (Some(attempt), Some(ready)) = (&mut self.attempt, self.candidates.ready(now)) {
+            attempt.due = ready;
+            return;
+        }
         let silent = !self.candidates.is_empty() || self.paths.active().is_some();
         let reason = if silent { "no address answers" } else { "no addresses known" };
         self.why_down = Some(reason);
@@ -237,7 +254,6 @@ impl Peer {
         keys: &PeerKeys,
         macs: &MacKeys,
         number: u64,
-        sent_to: Vec<Endpoint>,
         now: Instant,
     ) -> Option<Outstanding> {
         let prologue = noise::prologue(&core.config.namespace, &self.identity);
@@ -269,7 +285,7 @@ impl Peer {
         let cookie =
             self.cookie.filter(|(since, _)| now.saturating_duration_since(*since) < COOKIE_LIFE).map(|(_, c)| c);
         let mac1 = macs.seal(cookie.as_ref(), &mut init);
-        Some(Outstanding { noise: Box::new(noise), index, number, mac1, sent_at: now, sent_to, init })
+        Some(Outstanding { noise: Box::new(noise), index, number, mac1, sent_at: now, sent_to: Vec::new(), init })
     }
 
     /// A responder under load asks us to show that we receive at our address. The next Init carries the cookie; it

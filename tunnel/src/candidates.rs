@@ -1,10 +1,10 @@
 //! Where a peer may be, and how often each address may still be tried.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use crate::config::{Candidate, is_usable};
-use crate::limits::{CANDIDATES, REFILL, SILENT_TRIES};
+use crate::config::{Candidate, CandidateKind, is_usable};
+use crate::limits::{CANDIDATES, OPENING, REFILL, SILENT_TRIES};
 
 /// The candidates of one peer, the best first.
 #[derive(Default)]
@@ -16,6 +16,26 @@ struct Known {
     tries: u8,
     last_try: Option<Instant>,
     answered: bool,
+    /// Whether a translator stands before it: nobody has that address himself.
+    translated: bool,
+    /// When a datagram left for it that only opened our own edge.
+    opened: Option<Instant>,
+}
+
+impl Known {
+    fn may_be_tried(&self) -> bool {
+        self.answered || self.tries < SILENT_TRIES
+    }
+
+    /// Whether our own edge has to be opened first.
+    fn is_closed(&self) -> bool {
+        self.translated && !self.answered && self.opened.is_none()
+    }
+
+    /// When the peer has opened its edge, too, if it began when we did.
+    fn ready(&self) -> Option<Instant> {
+        self.opened.filter(|_| !self.answered).map(|at| at + OPENING)
+    }
 }
 
 impl Candidates {
@@ -26,16 +46,20 @@ impl Candidates {
         let told = list.len();
         list.retain(|candidate| is_usable(candidate.addr));
         list.sort_by_key(|candidate| (candidate.kind, candidate.addr));
+        let own: Vec<IpAddr> =
+            list.iter().filter(|told| told.kind == CandidateKind::Lan).map(|told| told.addr.ip()).collect();
         let mut fresh: Vec<Known> = Vec::new();
         for candidate in list {
             if fresh.len() == CANDIDATES || fresh.iter().any(|known| known.candidate.addr == candidate.addr) {
                 continue;
             }
-            let mut known = Known { candidate, tries: 0, last_try: None, answered: false };
+            let translated = candidate.kind == CandidateKind::Observed && !own.contains(&candidate.addr.ip());
+            let mut known = Known { candidate, tries: 0, last_try: None, answered: false, translated, opened: None };
             if let Some(old) = self.find(candidate.addr) {
                 let rested = old.last_try.is_none_or(|last| now.saturating_duration_since(last) >= REFILL);
                 (known.last_try, known.answered) = (old.last_try, old.answered);
                 known.tries = if rested { 0 } else { old.tries };
+                known.opened = old.opened.filter(|_| !rested);
             }
             fresh.push(known);
         }
@@ -43,9 +67,28 @@ impl Candidates {
         told - self.0.len()
     }
 
-    /// Addresses that may be tried, the best first.
-    pub(crate) fn open(&self) -> impl Iterator<Item = SocketAddr> {
-        self.0.iter().filter(|known| known.answered || known.tries < SILENT_TRIES).map(|known| known.candidate.addr)
+    /// Addresses that may be tried now, the best first.
+    pub(crate) fn open(&self, now: Instant) -> impl Iterator<Item = SocketAddr> {
+        let ready = move |known: &&Known| known.ready().is_none_or(|at| at <= now);
+        self.0.iter().filter(|known| known.may_be_tried()).filter(ready).map(|known| known.candidate.addr)
+    }
+
+    /// When the next of those that may be tried, but not yet, can be.
+    pub(crate) fn ready(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.0.iter().filter(|known| known.may_be_tried()).filter_map(Known::ready);
+        waiting.filter(|at| *at > now).min()
+    }
+
+    /// Whether the next datagram there is to open our own edge only. With many routers, the first datagram that comes in before
+    /// one has gone out takes the port for itself; so both sides send one out first that does not arrive. True once for each
+    /// address that a translator gave.
+    pub(crate) fn take_opening(&mut self, addr: SocketAddr, now: Instant) -> bool {
+        let Some(known) = self.find_mut(addr).filter(|known| known.is_closed()) else {
+            return false;
+        };
+        known.opened = Some(now);
+        known.last_try = Some(now);
+        true
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -93,7 +136,7 @@ impl Candidates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::CandidateKind::{self, Configured, Lan, Observed};
+    use crate::config::CandidateKind::{Configured, Lan, Observed};
     use crate::tests::origin;
 
     fn at(addr: &str, kind: CandidateKind) -> Candidate {
@@ -113,7 +156,7 @@ mod tests {
             ],
             origin(),
         );
-        let open: Vec<_> = candidates.open().map(|addr| addr.to_string()).collect();
+        let open: Vec<_> = candidates.open(origin()).map(|addr| addr.to_string()).collect();
         assert_eq!(open, ["10.0.0.1:1", "198.51.100.2:1", "198.51.100.1:1"]);
         assert_eq!(refused, 2);
     }
@@ -125,14 +168,47 @@ mod tests {
         let addr = list()[0].addr;
         candidates.replace(list(), origin());
         for _ in 0..3 {
-            assert_eq!(candidates.open().count(), 1);
+            assert_eq!(candidates.open(origin()).count(), 1);
             candidates.note_try(addr, origin());
         }
-        assert_eq!(candidates.open().count(), 0);
+        assert_eq!(candidates.open(origin()).count(), 0);
         candidates.replace(list(), origin() + REFILL / 2);
-        assert_eq!(candidates.open().count(), 0);
+        assert_eq!(candidates.open(origin()).count(), 0);
         candidates.replace(list(), origin() + REFILL);
-        assert_eq!(candidates.open().count(), 1);
+        assert_eq!(candidates.open(origin()).count(), 1);
+    }
+
+    #[test]
+    fn only_an_address_that_a_translator_gave_is_opened_first_and_once() {
+        let mut candidates = Candidates::default();
+        let list = || {
+            vec![
+                at("10.0.0.1:1", Lan),
+                at("192.0.2.1:1", Lan),
+                at("192.0.2.1:7", Observed),
+                at("203.0.113.1:1", Observed),
+            ]
+        };
+        candidates.replace(list(), origin());
+        let opens: Vec<_> = list()
+            .iter()
+            .filter(|told| candidates.take_opening(told.addr, origin()))
+            .map(|told| told.addr.to_string())
+            .collect();
+        assert_eq!(opens, ["203.0.113.1:1"]);
+        let translated = list()[3].addr;
+        assert!(!candidates.take_opening(translated, origin()));
+        let open = |candidates: &Candidates, now| candidates.open(now).any(|addr| addr == translated);
+        assert!(!open(&candidates, origin()) && open(&candidates, origin() + OPENING));
+        assert_eq!(candidates.ready(origin()), Some(origin() + OPENING));
+        assert_eq!(candidates.ready(origin() + OPENING), None);
+        candidates.replace(list(), origin() + REFILL / 2);
+        assert!(!candidates.take_opening(translated, origin()), "not again for the same attempt");
+        candidates.replace(list(), origin() + REFILL);
+        assert!(candidates.take_opening(translated, origin() + REFILL));
+        candidates.note_answer(translated);
+        candidates.replace(list(), origin() + REFILL * 9);
+        assert!(!candidates.take_opening(translated, origin() + REFILL * 9), "what has answered is open");
     }
 
     #[test]

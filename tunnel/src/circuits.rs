@@ -108,8 +108,8 @@ impl Peer {
     /// Tries the addresses that the peer may have, inside the session, until one answers: each of them as often as it may
     /// be tried at all.
     pub(crate) fn begin_probing(&mut self, now: Instant) {
-        let others = self.candidates.open().any(|addr| self.paths.active() != Some(addr.into()));
-        if self.sealing().is_some() && others {
+        let others = self.candidates.open(now).any(|addr| self.paths.active() != Some(addr.into()));
+        if self.sealing().is_some() && (others || self.candidates.ready(now).is_some()) {
             self.probe = Some((now, 0));
         }
     }
@@ -124,10 +124,14 @@ impl Peer {
             return;
         }
         self.probe = FIRST_RETRIES.get(round).map(|pause| (now + *pause, round + 1));
-        let open: Vec<_> = self.candidates.open().filter(|addr| !self.paths.knows((*addr).into(), now)).collect();
+        let open: Vec<_> = self.candidates.open(now).filter(|addr| !self.paths.knows((*addr).into(), now)).collect();
         for addr in open {
-            self.candidates.note_try(addr, now);
-            self.send_one_echo(core, addr.into(), now);
+            if self.candidates.take_opening(addr, now) {
+                self.open_edge(core, addr);
+            } else {
+                self.candidates.note_try(addr, now);
+                self.send_one_echo(core, addr.into(), now);
+            }
         }
     }
 }

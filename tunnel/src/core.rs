@@ -15,6 +15,7 @@ use crate::drops::{DropReason, Drops};
 use crate::endpoint::Endpoint;
 use crate::event::{Event, Kind};
 use crate::index::Indices;
+use crate::limits::OPENING_TTL;
 use crate::load::Load;
 use crate::mac::MacKeys;
 use crate::noise;
@@ -26,14 +27,11 @@ pub(crate) enum Outgoing {
     Sealed {
         to: SocketAddr,
         datagram: Vec<u8>,
+        /// How many routers it may pass; `None` for as many as usual.
+        ttl: Option<u8>,
     },
     /// To be sealed in the session with that peer.
-    Inner {
-        through: PeerId,
-        kind: Kind,
-        circuit: u16,
-        datagram: Vec<u8>,
-    },
+    Inner { through: PeerId, kind: Kind, circuit: u16, datagram: Vec<u8> },
 }
 
 /// What one peer's datagram brings about at another peer.
@@ -117,11 +115,16 @@ impl Core {
 
     pub(crate) fn transmit(&mut self, to: Endpoint, datagram: Vec<u8>) {
         self.outgoing.push_back(match to {
-            Endpoint::Direct(to) => Outgoing::Sealed { to, datagram },
+            Endpoint::Direct(to) => Outgoing::Sealed { to, datagram, ttl: None },
             Endpoint::Relayed { relay, circuit } => {
                 Outgoing::Inner { through: relay, kind: Kind::Forward, circuit, datagram }
             }
         });
+    }
+
+    /// Sends a datagram that passes our own edge and arrives nowhere.
+    pub(crate) fn open_edge(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+        self.outgoing.push_back(Outgoing::Sealed { to, datagram, ttl: Some(OPENING_TTL) });
     }
 
     /// The set of sessions differs from what the caller saw last. Said once until it looks.

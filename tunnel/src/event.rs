@@ -55,6 +55,8 @@ pub struct Transmit {
     pub to: SocketAddr,
     /// UDP payload.
     pub datagram: Vec<u8>,
+    /// How many routers it may pass; `None` for as many as usual.
+    pub ttl: Option<u8>,
 }
 
 /// Something the caller has to know or to do.
@@ -110,9 +112,9 @@ pub struct SessionView {
     pub peer: PeerId,
     /// The keys, window and counters.
     pub session: Arc<Session>,
-    /// Where to send, and from where datagrams are expected: report another source by
+    /// Where to send, and from where datagrams are expected; `None` while no way is known to work. Report another source by
     /// [`Tunnel::handle_roamed`](crate::Tunnel::handle_roamed).
-    pub endpoint: Endpoint,
+    pub endpoint: Option<Endpoint>,
     /// Where a datagram goes that leaves by this endpoint.
     pub way: Option<Way>,
     /// Whether to seal with this one. False for older sessions, which still receive, and while a new endpoint

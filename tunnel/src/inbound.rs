@@ -107,7 +107,8 @@ impl Peer {
                 !asks || (!self.paths.is_proven() && self.paths.knows(from, now))
             }
             Some(_) => false,
-            None => true,
+            // Where all ways are being asked, the first that answers is taken.
+            None => !self.paths.is_asking_any(),
         };
         if !moves {
             self.ask_about(core, from, asks, now);

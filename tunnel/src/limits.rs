@@ -53,6 +53,10 @@ pub(crate) const QUEUE_LIFE: Duration = Duration::from_secs(3);
 pub(crate) const CANDIDATES: usize = 16;
 /// Inits to an address that has not answered.
 pub(crate) const SILENT_TRIES: u8 = 3;
+/// Routers that a datagram passes which is to open our own edge: the one before us forwards it, the next one does not.
+pub(crate) const OPENING_TTL: u8 = 2;
+/// How long after its opening an address is tried: the peer has to hear of us by a letter and open its own edge.
+pub(crate) const OPENING: Duration = Duration::from_millis(250);
 /// Inits of one round to one peer, all addresses together.
 pub(crate) const ROUND_TRIES: u8 = 64;
 /// A new endpoint gets at most this many times the bytes that it sent.
@@ -69,12 +73,16 @@ pub(crate) const REASSEMBLY_LIFE: Duration = Duration::from_secs(1);
 pub(crate) const SEAL_MARGIN: Duration = Duration::from_secs(5);
 /// Session counters are looked at this often.
 pub(crate) const SAMPLE: Duration = Duration::from_secs(1);
+/// A look that comes so late means that the program was stopped.
+pub(crate) const STOPPED: Duration = Duration::from_secs(3);
 /// An unconfirmed session, and the handshake number it came with, are forgotten after this long.
 pub(crate) const UNCONFIRMED: Duration = Duration::from_secs(5);
 /// Two sessions of different initiators this close together are one simultaneous start.
 pub(crate) const DOUBLE: Duration = Duration::from_secs(5);
 /// An honest member sends Inits at least 300 ms apart; a copy over another path comes sooner and is a replay.
 pub(crate) const INIT_INTERVAL: Duration = Duration::from_millis(20);
+/// Ways by which one Init may come and is answered.
+pub(crate) const WAYS: usize = 4;
 /// Pause of our own attempt after the peer's was given way to, so that its session can come up.
 pub(crate) const YIELD: Duration = Duration::from_secs(1);
 /// Silent addresses get new tries when they are signalled again at least this long after the last try.

@@ -1,6 +1,7 @@
 //! The way of a payload out over the slow path: 1 a session, or the queue; 2 the budget of an unproven endpoint;
 //! 3 whole or in fragments; 4 seal.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use crate::wire::{HEADER, TAG};
 enum Unsent {
     /// None can seal it.
     NoSession,
-    /// The endpoint has to prove itself first.
+    /// No way is known to work, or none that has proven itself.
     Unproven,
     /// It never can be.
     Dropped(DropReason),
@@ -101,6 +102,10 @@ impl Peer {
             self.unanswered_since = None;
             self.moved(core);
             core.ready.insert(self.id, now);
+            if self.paths.active().is_some_and(Endpoint::is_relayed) {
+                // The direct way may be open again in a moment, once each side knows where the other one is by now.
+                self.need(core, now);
+            }
         } else if self.unanswered_since.is_some() {
             self.begin(core, now);
             self.need(core, now);
@@ -113,9 +118,24 @@ impl Peer {
         self.send_control(core, Some(to), &Control::EchoRequest { token });
     }
 
+    /// Lets out a datagram to nobody, for the sake of the way back. What the peer may make of it, should it arrive, is nothing.
+    pub(crate) fn open_edge(&mut self, core: &mut Core, to: SocketAddr) {
+        let Some(session) = self.sealing().map(|generation| Arc::clone(&generation.session)) else { return };
+        let mut datagram = Vec::new();
+        let token = core.token();
+        let echo = Control::EchoRequest { token }.emit();
+        if session.seal_as(Kind::Control, false, &[], &echo, &mut datagram).is_ok() {
+            core.open_edge(to, datagram);
+        }
+    }
+
     fn transmit(&mut self, core: &mut Core, kind: Kind, payload: &[u8]) -> Result<(), Unsent> {
         let session = self.sealing().map(|generation| Arc::clone(&generation.session)).ok_or(Unsent::NoSession)?;
-        let to = self.paths.active().ok_or(Unsent::NoSession)?;
+        let to = match self.paths.active() {
+            Some(to) => to,
+            None if self.paths.is_asking_any() => return Err(Unsent::Unproven),
+            None => return Err(Unsent::NoSession),
+        };
         let expects = kind != Kind::Control || payload.first().is_some_and(|subtype| *subtype >= CALLERS);
         let max = session.max_payload();
         let mut datagrams = Vec::new();

@@ -352,6 +352,11 @@ impl Paths {
         self.active.and_then(|active| self.find(active)).is_some_and(|path| path.row.is_some())
     }
 
+    /// Whether one is under way on any.
+    pub(crate) fn is_asking_any(&self) -> bool {
+        self.known.iter().any(|path| path.row.is_some())
+    }
+
     pub(crate) fn stop_echo(&mut self) {
         self.known.iter_mut().for_each(|path| path.row = None);
         self.asked.clear();

@@ -93,8 +93,9 @@ pub(crate) struct Generation {
 /// A session that we answered. Nothing of it counts before its first datagram.
 pub(crate) struct Unconfirmed {
     pub(crate) generation: Generation,
-    /// Where the Init came from.
-    pub(crate) from: Endpoint,
+    /// Where the Init came from, by how many ways it ever came, and so where the answer went.
+    pub(crate) from: Vec<Endpoint>,
+    pub(crate) resp: Vec<u8>,
     pub(crate) hello: Hello,
 }
 
@@ -335,14 +336,13 @@ impl Peer {
 
     pub(crate) fn views(&self) -> impl Iterator<Item = SessionView> {
         let sealing = self.sealing().filter(|_| self.paths.is_proven()).map(|generation| generation.session.index());
-        self.paths.active().into_iter().flat_map(move |endpoint| {
-            self.generations().map(move |generation| SessionView {
-                peer: self.id,
-                session: Arc::clone(&generation.session),
-                endpoint,
-                way: endpoint.direct().map(Way::Direct),
-                sending: sealing == Some(generation.session.index()),
-            })
+        let endpoint = self.paths.active();
+        self.generations().map(move |generation| SessionView {
+            peer: self.id,
+            session: Arc::clone(&generation.session),
+            endpoint,
+            way: endpoint.and_then(Endpoint::direct).map(Way::Direct),
+            sending: sealing == Some(generation.session.index()),
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod corpus;
+mod edges;
 mod life;
 mod net;
 mod paths;

@@ -7,8 +7,8 @@ use crate::control::Control;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::limits::{
-    DIRECT_RETRY, KEEPALIVE_AFTER, REFUSE_AFTER, REKEY_AFTER, REKEY_RESPONDER_AFTER, SAMPLE, SEAL_MARGIN, SPARE_EVERY,
-    SUSPECT_AFTER, UNANSWERED_AFTER, UNCONFIRMED,
+    DIRECT_RETRY, KEEPALIVE_AFTER, MISSED, REFUSE_AFTER, REKEY_AFTER, REKEY_RESPONDER_AFTER, SAMPLE, SEAL_MARGIN,
+    SPARE_EVERY, STOPPED, SUSPECT_AFTER, UNANSWERED_AFTER, UNCONFIRMED,
 };
 use crate::noise::Role;
 use crate::peer::{Generation, Peer};
@@ -62,6 +62,8 @@ impl Peer {
         if self.current.is_none() || now < self.next_sample {
             return;
         }
+        let stopped = now.saturating_duration_since(self.next_sample) > STOPPED;
+        let was_in_use = self.used_at.is_some_and(|at| self.next_sample.saturating_duration_since(at) < MISSED);
         self.next_sample = now + SAMPLE;
         let delta = self.take_delta();
         if delta.received > 0 {
@@ -83,12 +85,24 @@ impl Peer {
             self.unanswered_since.get_or_insert(now);
         }
         self.keep_ways(core, delta, now);
+        if stopped && was_in_use {
+            self.wake(core, now);
+        }
         if self.paths.expire_mtu(now) {
             self.resize(core);
         }
         if self.current.as_ref().is_some_and(|current| current.wants_renewal(delta, now)) {
             self.begin(core, now);
         }
+    }
+
+    /// Nothing was done here for a while: the program was stopped, or the machine. Translators may have forgotten us, and waiting
+    /// for answers would take as long again.
+    fn wake(&mut self, core: &mut Core, now: Instant) {
+        self.suspected = true;
+        self.unanswered_since.get_or_insert(now);
+        self.paths.begin_all_echoes(now);
+        self.need(core, now);
     }
 
     fn take_delta(&mut self) -> Counters {

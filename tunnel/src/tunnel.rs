@@ -244,7 +244,7 @@ impl Tunnel {
         }
         while let Some(outgoing) = self.core.outgoing.pop_front() {
             match outgoing {
-                Outgoing::Sealed { to, datagram } => return Some(Transmit { to, datagram }),
+                Outgoing::Sealed { to, datagram, ttl } => return Some(Transmit { to, datagram, ttl }),
                 Outgoing::Inner { through, kind, circuit, datagram } => {
                     match self.wrap(&through, kind, circuit, &datagram) {
                         Ok(transmit) => return Some(transmit),
@@ -261,7 +261,7 @@ impl Tunnel {
         let (session, to) = self.peers.get(through).and_then(Peer::carrier).ok_or(DropReason::CircuitBroken)?;
         let mut datagram = Vec::new();
         match session.seal_carried(kind, circuit, inner, &mut datagram) {
-            Ok(()) => Ok(Transmit { to, datagram }),
+            Ok(()) => Ok(Transmit { to, datagram, ttl: None }),
             Err(SealError::TooBig) => Err(DropReason::TooBigToCarry),
             Err(SealError::Closed | SealError::UsedUp) => Err(DropReason::CircuitBroken),
         }
@@ -398,7 +398,7 @@ impl Tunnel {
     /// The confirmed sessions, for the snapshot of the fast path.
     pub fn sessions(&self) -> Vec<SessionView> {
         let views = self.peers.values().flat_map(Peer::views).map(|mut view| {
-            if let Endpoint::Relayed { relay, circuit } = view.endpoint {
+            if let Some(Endpoint::Relayed { relay, circuit }) = view.endpoint {
                 let carrier = self.peers.get(&relay).and_then(Peer::carrier);
                 view.way = carrier.map(|(session, to)| Way::Relayed { session, circuit, to });
             }

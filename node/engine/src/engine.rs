@@ -50,6 +50,8 @@ pub enum Output {
         to: SocketAddr,
         /// The sealed bytes.
         datagram: Vec<u8>,
+        /// How many routers it may pass; `None` for as many as usual.
+        ttl: Option<u8>,
     },
     /// Hand this to the overlay.
     Command(Command),
@@ -424,7 +426,8 @@ impl Engine {
             }
         }
         while let Some(transmit) = self.tunnel.poll_transmit() {
-            self.output.push_back(Output::Transmit { to: transmit.to, datagram: transmit.datagram });
+            let tunnel::Transmit { to, datagram, ttl } = transmit;
+            self.output.push_back(Output::Transmit { to, datagram, ttl });
         }
         while let Some(frame) = self.bridge.poll_frame() {
             self.output.push_back(Output::Frame { frame: frame.bytes, offload: frame.offload });

@@ -263,7 +263,7 @@ fn open<'d>(
     now: Instant,
 ) -> Result<(&'d mut [u8], Option<Roamed>), DropReason> {
     let opened = inlet.session.open(datagram)?;
-    let elsewhere = opened.newest && from != inlet.endpoint && inlet.reports.take(now);
+    let elsewhere = opened.newest && Some(from) != inlet.endpoint && inlet.reports.take(now);
     let roamed = Roamed { index: inlet.session.index(), counter: opened.counter, from };
     Ok((opened.payload, elsewhere.then_some(roamed)))
 }

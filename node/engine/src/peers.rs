@@ -43,6 +43,8 @@ pub(crate) struct Peer {
     pub(crate) relays: Vec<PeerId>,
     /// What it may show us of its leases.
     pub(crate) certificates: Bucket,
+    /// How often it may say where it is, inside a session.
+    pub(crate) heard: Bucket,
     /// What it may be told of its mistakes.
     pub(crate) told: Bucket,
 }
@@ -222,7 +224,11 @@ impl Engine {
             relays,
         };
         let message = candidates.sign(&NamespaceId(self.config.namespace), &self.config.identity);
-        self.tell(Command::Signal { to: peer, message });
+        if self.peers.is_up(&peer) {
+            self.send_signal(peer, &message, now);
+        } else {
+            self.tell(Command::Signal { to: peer, message });
+        }
     }
 
     pub(crate) fn signalled(&mut self, from: PeerId, message: &[u8], now: Now) {

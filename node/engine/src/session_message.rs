@@ -11,8 +11,9 @@
 //! | 20 `NotOwner` | address 4, lease certificate or nothing | you sent to this address, which is not mine; it is of whom this names |
 //! | 21 `Supersede` | lease certificate | what you go by is older than this |
 //! | 22 `NoRecord` | address 4 | you prove this address to me, and the register says that nobody has it |
+//! | 23 `Signal` | signed candidates | where I am, see `dht::signal`; over the overlay only while there is no session |
 //!
-//! The last three let stale knowledge heal itself. Nothing in them is believed: a certificate is checked, and an address
+//! 20 to 22 let stale knowledge heal itself. Nothing in them is believed: a certificate is checked, and an address
 //! that a peer says is not its own is only taken from that peer. None is sent, or acted upon, more than once a second for
 //! one peer and address, nor more than eight times a second to one peer.
 
@@ -35,6 +36,7 @@ const PONG: u8 = 19;
 const NOT_OWNER: u8 = 20;
 const SUPERSEDE: u8 = 21;
 const NO_RECORD: u8 = 22;
+const SIGNAL: u8 = 23;
 
 /// Certificates in one message; a router with more hosts sends several messages.
 const MAX_LEASES: usize = 16;
@@ -49,6 +51,7 @@ enum SessionMessage<'m> {
     NotOwner(Ipv4Addr, Option<&'m [u8]>),
     Supersede(&'m [u8]),
     NoRecord(Ipv4Addr),
+    Signal(&'m [u8]),
 }
 
 impl<'m> SessionMessage<'m> {
@@ -64,6 +67,7 @@ impl<'m> SessionMessage<'m> {
                 let certificate = if rest.is_empty() { None } else { Some(parse_certificate(rest)?) };
                 Some(Self::NotOwner(Ipv4Addr::from(*ip), certificate))
             }
+            SIGNAL => Some(Self::Signal(rest)),
             PING => Some(Self::Ping(u64::from_be_bytes(rest.try_into().ok()?))),
             PONG => Some(Self::Pong(u64::from_be_bytes(rest.try_into().ok()?))),
             _ => None,
@@ -135,6 +139,13 @@ impl Engine {
             Some(SessionMessage::NoRecord(ip)) => {
                 if self.hosts.bound.contains_key(&ip) && self.renewed.take(ip, now.mono) {
                     self.tell(Command::Renew { ip });
+                }
+            }
+            Some(SessionMessage::Signal(message)) => {
+                if self.peers.entry(peer).is_some_and(|entry| entry.heard.take(now.mono)) {
+                    self.signalled(peer, message, now);
+                } else {
+                    self.count("signal-flood");
                 }
             }
             None => self.count("bad-session-message"),
@@ -235,6 +246,11 @@ impl Engine {
         let mut message = vec![NO_LEASE];
         message.extend_from_slice(&ip.octets());
         self.tunnel.send(peer, Kind::Control, &message, now.mono);
+    }
+
+    /// Where we are, told inside the session: it gets through as long as any way does.
+    pub(crate) fn send_signal(&mut self, peer: PeerId, message: &[u8], now: Now) {
+        self.tunnel.send(peer, Kind::Control, &[&[SIGNAL], message].concat(), now.mono);
     }
 
     pub(crate) fn send_ping(&mut self, peer: PeerId, number: u64, now: Now) {

@@ -30,7 +30,7 @@ pub struct Inlet {
     /// The keys.
     pub session: Arc<Session>,
     /// Where they are expected from.
-    pub endpoint: Endpoint,
+    pub endpoint: Option<Endpoint>,
     /// Of those that come from elsewhere, which are reported.
     pub reports: Arc<Reports>,
 }

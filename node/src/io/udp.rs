@@ -1,9 +1,11 @@
 //! The data socket: datagrams in batches, with the kernel's segmentation and coalescing where it has them.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 
 use anyhow::Context;
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -66,6 +68,20 @@ impl DataSocket {
                 result => return result,
             }
         }
+    }
+
+    /// Sends one datagram that passes fewer routers than usual: it opens our own edge and arrives nowhere.
+    pub(crate) fn send_with_ttl(&self, to: SocketAddr, datagram: &[u8], ttl: u8) -> io::Result<()> {
+        let ttl = i32::from(ttl);
+        // To an IPv4 address also a socket of both families takes the IPv4 option.
+        let option = match to.ip().to_canonical() {
+            IpAddr::V4(_) => ControlMessage::Ipv4Ttl(&ttl),
+            IpAddr::V6(_) => ControlMessage::Ipv6HopLimit(&ttl),
+        };
+        let to = SockaddrStorage::from(self.mapped(to));
+        let slices = [IoSlice::new(datagram)];
+        sendmsg(self.socket.as_raw_fd(), &slices, &[option], MsgFlags::MSG_DONTWAIT, Some(&to))?;
+        Ok(())
     }
 
     /// Waits up to `timeout_ms` for datagrams and fills the batch with what is there.

@@ -260,7 +260,7 @@ fn uks_forwarded_init() {
     let mallory = peer_id([0xee; 32]);
     let keys = PeerKeys { x25519: public_key(&net.nodes[1].secret), credential_hash: [0xee; 32] };
     net.nodes[0].tunnel.set_peer(mallory, keys, net.now);
-    let candidate = crate::Candidate { addr: stranger(), kind: crate::CandidateKind::Observed };
+    let candidate = crate::Candidate { addr: stranger(), kind: crate::CandidateKind::Lan };
     net.nodes[0].tunnel.set_candidates(mallory, vec![candidate], net.now);
     net.nodes[0].tunnel.send(mallory, Kind::Packet, b"for mallory", net.now);
     net.drain(0);

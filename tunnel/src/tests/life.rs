@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::net::{Net, message, ms, secs};
-use crate::{DropReason, Event, Kind};
+use crate::{Candidate, CandidateKind, DropReason, Event, Kind};
 
 #[test]
 fn the_first_packet_arrives_after_one_and_a_half_round_trips() {
@@ -380,6 +380,24 @@ fn a_peer_that_went_away_is_down_after_its_attempt_and_comes_back_when_signalled
     net.run(secs(1));
     assert_eq!(net.nodes[1].packets().last().unwrap(), b"back");
     assert!(net.nodes[0].tunnel.peer(&b, net.now).unwrap().up);
+}
+
+#[test]
+fn who_looks_for_a_peer_where_it_is_not_lets_it_come() {
+    for (looks, comes) in [(0, 1), (1, 0)] {
+        let mut net = Net::new(2);
+        let id = net.nodes[comes].id;
+        let wrong = Candidate { addr: "10.9.9.9:1".parse().unwrap(), kind: CandidateKind::Lan };
+        net.nodes[looks].tunnel.set_candidates(id, vec![wrong], net.now);
+        net.send(looks, comes, b"looks");
+        net.run(ms(5));
+        net.send(comes, looks, b"comes");
+        net.run(ms(60));
+        assert_eq!(
+            (net.nodes[looks].packets(), net.nodes[comes].packets()),
+            (vec![b"comes".to_vec()], vec![b"looks".to_vec()])
+        );
+    }
 }
 
 #[test]

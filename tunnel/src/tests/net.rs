@@ -1,10 +1,11 @@
 //! Nodes on a wire in virtual time: latency, loss, sizes, changes of address, and an eavesdropper.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use libp2p_identity::PeerId;
+use wan::{Edge, Nat, Passage};
 use zeroize::Zeroizing;
 
 use super::origin;
@@ -97,6 +98,10 @@ pub(crate) struct Net {
     pub(crate) seen: Vec<Flight>,
     /// Source as sent, source as it arrives: a NAT that has lost its mapping.
     pub(crate) moved: BTreeMap<SocketAddr, SocketAddr>,
+    /// Datagrams that live only to pass their sender's own edge: from where, to where.
+    pub(crate) opening: Vec<(SocketAddr, SocketAddr)>,
+    /// What stands before the nodes with these addresses.
+    pub(crate) edges: BTreeMap<IpAddr, Nat>,
     wire: BTreeMap<(Instant, u64), Flight>,
     serial: u64,
 }
@@ -125,6 +130,8 @@ impl Net {
             filter: Box::new(|_| true),
             seen: Vec::new(),
             moved: BTreeMap::new(),
+            opening: Vec::new(),
+            edges: BTreeMap::new(),
             wire: BTreeMap::new(),
             serial: 0,
         };
@@ -155,7 +162,7 @@ impl Net {
         let (id, keys, addr) = (self.nodes[b].id, self.nodes[b].keys(), self.nodes[b].addr);
         let now = self.now;
         self.nodes[a].tunnel.set_peer(id, keys, now);
-        self.nodes[a].tunnel.set_candidates(id, vec![Candidate { addr, kind: CandidateKind::Observed }], now);
+        self.nodes[a].tunnel.set_candidates(id, vec![Candidate { addr, kind: CandidateKind::Lan }], now);
         self.drain(a);
     }
 
@@ -200,11 +207,11 @@ impl Net {
     /// A datagram that node `a` has sealed takes its way.
     fn leave(&mut self, a: usize, way: Way, datagram: Vec<u8>) {
         let transmit = match way {
-            Way::Direct(to) => Transmit { to, datagram },
+            Way::Direct(to) => Transmit { to, datagram, ttl: None },
             Way::Relayed { session, circuit, to } => {
                 let mut outer = Vec::new();
                 session.seal_carried(Kind::Forward, circuit, &datagram, &mut outer).unwrap();
-                Transmit { to, datagram: outer }
+                Transmit { to, datagram: outer, ttl: None }
             }
         };
         self.put(self.nodes[a].addr, transmit);
@@ -224,12 +231,31 @@ impl Net {
 
     /// Puts a datagram on the wire.
     pub(crate) fn put(&mut self, from: SocketAddr, transmit: Transmit) {
-        let flight = Flight { from, to: transmit.to, bytes: transmit.datagram };
+        let mut flight = Flight { from, to: transmit.to, bytes: transmit.datagram };
+        let time = self.now - origin();
+        if let Some(edge) = self.edges.get_mut(&from.ip()) {
+            let Passage::Through { from, to } = edge.outbound(v4(from), v4(flight.to), time) else { return };
+            (flight.from, flight.to) = (from.into(), to.into());
+        }
+        if transmit.ttl.is_some() {
+            self.opening.push((flight.from, flight.to));
+            return;
+        }
         self.seen.push(flight.clone());
         if (self.filter)(&flight) {
             self.serial += 1;
             self.wire.insert((self.now + self.latency, self.serial), flight);
         }
+    }
+
+    /// Node `n` is moved behind an edge.
+    pub(crate) fn behind(&mut self, n: usize, edge: Edge, seed: u64) {
+        let number = u8::try_from(n).unwrap() + 1;
+        let outside = Ipv4Addr::new(203, 0, 113, number);
+        let settings = edge.settings();
+        let inside = if settings.ports == wan::Ports::None { outside } else { Ipv4Addr::new(192, 168, number, 2) };
+        self.nodes[n].addr = SocketAddr::from((inside, 4000));
+        self.edges.insert(inside.into(), Nat::new(settings, outside, seed));
     }
 
     /// Hands a datagram to node `n` at once.
@@ -280,6 +306,19 @@ impl Net {
     }
 
     fn deliver(&mut self, flight: &Flight) {
+        let time = self.now - origin();
+        if self.edges.get(&flight.to.ip()).is_some_and(|edge| IpAddr::from(edge.outside()) != flight.to.ip()) {
+            // Nobody outside routes there.
+            return;
+        }
+        let edge = self.edges.values_mut().find(|edge| IpAddr::from(edge.outside()) == flight.to.ip());
+        if let Some(edge) = edge {
+            let Passage::Through { from, to } = edge.inbound(v4(flight.from), v4(flight.to), time) else { return };
+            if let Some(n) = self.nodes.iter().position(|node| node.addr == SocketAddr::from(to)) {
+                self.inject(n, from.into(), &flight.bytes);
+            }
+            return;
+        }
         let from = self.moved.get(&flight.from).copied().unwrap_or(flight.from);
         let Some(n) =
             self.nodes.iter().position(|node| node.addr == flight.to || self.moved.get(&node.addr) == Some(&flight.to))
@@ -312,6 +351,11 @@ impl Net {
             self.put(self.nodes[n].addr, transmit);
         }
     }
+}
+
+fn v4(addr: SocketAddr) -> SocketAddrV4 {
+    let SocketAddr::V4(addr) = addr else { panic!("{addr} before an edge of IPv4") };
+    addr
 }
 
 pub(crate) fn tunnel(

@@ -84,7 +84,10 @@ fn the_first_packet_takes_the_relay_and_nobody_reads_it_there() {
 #[test]
 fn a_carried_datagram_costs_32_bytes_and_the_ends_know() {
     let (mut net, _) = over_a_relay(3);
-    assert_eq!(net.nodes[0].tunnel.sessions().iter().filter(|view| view.endpoint.is_relayed()).count(), 1);
+    assert_eq!(
+        net.nodes[0].tunnel.sessions().iter().filter(|view| view.endpoint.is_some_and(Endpoint::is_relayed)).count(),
+        1
+    );
     let max = |net: &Net| {
         let of_b = |view: &&crate::SessionView| view.peer == net.nodes[1].id;
         let sessions = net.nodes[0].tunnel.sessions();
@@ -334,7 +337,12 @@ fn a_member_sends_through_us_what_it_may_and_no_more() {
 #[test]
 fn no_datagram_is_carried_inside_another_one() {
     let (mut net, _) = over_a_relay(3);
-    let view = net.nodes[0].tunnel.sessions().into_iter().find(|view| view.endpoint.is_relayed()).unwrap();
+    let view = net.nodes[0]
+        .tunnel
+        .sessions()
+        .into_iter()
+        .find(|view| view.endpoint.is_some_and(Endpoint::is_relayed))
+        .unwrap();
     let mut inner = Vec::new();
     view.session.seal_carried(Kind::Forward, 9, b"one of the sort that is carried", &mut inner).unwrap();
     let Some(crate::Way::Relayed { session, circuit, to }) = view.way else { panic!("{:?}", view.way) };

@@ -244,7 +244,9 @@ impl Parties {
     fn act(&mut self, number: u8, output: Output) {
         match output {
             Output::Frame { frame, .. } => self.party(number).frames.push(frame),
-            Output::Transmit { to, datagram } => {
+            // One that only opens an edge arrives nowhere.
+            Output::Transmit { ttl: Some(_), .. } => {}
+            Output::Transmit { to, datagram, ttl: None } => {
                 let to = (1..10).find(|other| address(*other) == to);
                 self.wire.extend(to.map(|to| (number, to, datagram)));
             }

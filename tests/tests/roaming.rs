@@ -1,0 +1,109 @@
+//! Pairs stay connected while the network around them changes, and what runs over them survives.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use e2e::{Edge, Pair, Process, say, wait};
+use rustix::process::Signal;
+
+/// A last resort, not a promise: the machine may be busy with other tests.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A TCP stream from `b` to `a` that lasts while something is done to the network, and what was seen of it.
+struct Stream {
+    server: Process,
+    client: Process,
+}
+
+impl Stream {
+    fn start(pair: &Pair) -> anyhow::Result<Self> {
+        let mut server = pair.b.spawn(&["iperf3", "-s", "-1", "-i", "0.5", "--forceflush", "-f", "k"])?;
+        server.wait_for_line(LIMIT, |line| line.contains("Server listening"))?;
+        let client =
+            pair.a.spawn(&["iperf3", "-c", &pair.b_ip, "-t", "30", "-b", "2M", "--connect-timeout", "5000"])?;
+        wait::pause(Duration::from_secs(3));
+        Ok(Self { server, client })
+    }
+
+    /// The longest time in which nothing arrived, once all of it has ended well.
+    fn longest_gap(self) -> anyhow::Result<Duration> {
+        self.client.finish(LIMIT)?.ok().context("the stream did not survive")?;
+        let report = self.server.finish(LIMIT)?.ok()?;
+        let intervals = report.lines().filter(|line| line.contains("sec") && !line.contains("receiver"));
+        let dark = intervals.map(|line| line.contains(" 0.00 Bytes")).collect::<Vec<_>>();
+        ensure!(dark.len() > 40, "too few intervals: {report}");
+        let longest = dark.split(|dark| !dark).map(<[bool]>::len).max().unwrap_or_default();
+        Ok(Duration::from_millis(500) * u32::try_from(longest)?)
+    }
+}
+
+/// Two members with a direct way, and what becomes of a stream between them when `change` is done.
+fn survives(name: &str, edges: [Edge; 2], change: impl FnOnce(&mut Pair) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let Some(mut pair) = Pair::new(name, edges, 1)? else { return Ok(()) };
+    pair.first_packet(LIMIT)?;
+    pair.wait_path("direct", LIMIT)?;
+    let stream = Stream::start(&pair)?;
+    change(&mut pair)?;
+    let changed: Instant = wait::now();
+    pair.wait_path("direct", LIMIT)?;
+    let direct = changed.elapsed();
+    let gap = stream.longest_gap()?;
+    say(&format!("{name}: nothing arrived for {gap:?} at most, direct {:.1} s after the change", direct.as_secs_f64()));
+    ensure!(
+        gap < Duration::from_secs(15) && direct < Duration::from_secs(40),
+        "dark for {gap:?}, direct after {direct:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_router_that_forgets_all_flows() -> anyhow::Result<()> {
+    survives("forgets", [Edge::Home, Edge::Home], |pair| pair.routers[0].forget())
+}
+
+#[test]
+fn a_router_that_comes_back_with_other_ports() -> anyhow::Result<()> {
+    survives("other-ports", [Edge::Home, Edge::Home], |pair| pair.routers[0].become_a(Edge::HomeOtherPort))
+}
+
+#[test]
+fn a_machine_that_gets_another_address() -> anyhow::Result<()> {
+    survives("readdressed", [Edge::Home, Edge::Home], |pair| {
+        let old = format!("{}/24", pair.a.underlay());
+        let new = old.replace(".2/24", ".77/24");
+        let gateway = old.replace(".2/24", ".1");
+        pair.a.run(&["ip", "addr", "del", &old, "dev", "eth0"])?;
+        pair.a.run(&["ip", "addr", "add", &new, "dev", "eth0"])?;
+        pair.a.run(&["ip", "route", "replace", "default", "via", &gateway, "dev", "eth0"])?;
+        Ok(())
+    })
+}
+
+/// As a suspended machine: its translators forget it, its peers give it up.
+#[test]
+fn a_program_that_was_stopped_for_ten_seconds() -> anyhow::Result<()> {
+    let Some(mut pair) = Pair::new("stopped", [Edge::Home, Edge::Home], 1)? else { return Ok(()) };
+    for router in &pair.routers {
+        router.run(&[
+            "sysctl",
+            "-qw",
+            "net.netfilter.nf_conntrack_udp_timeout=2",
+            "net.netfilter.nf_conntrack_udp_timeout_stream=2",
+        ])?;
+    }
+    pair.first_packet(LIMIT)?;
+    pair.wait_path("direct", LIMIT)?;
+    pair.a.daemon()?.signal(Signal::STOP)?;
+    wait::pause(Duration::from_secs(10));
+    pair.a.daemon()?.signal(Signal::CONT)?;
+    let resumed = wait::now();
+    let answered = || pair.a.run(&["ping", "-c", "1", "-W", "0.3", &pair.b_ip]);
+    wait::until_ok("an answer", LIMIT, answered)?;
+    let first = resumed.elapsed();
+    pair.wait_path("direct", LIMIT)?;
+    let direct = resumed.elapsed();
+    let [first_s, direct_s] = [first, direct].map(|time| time.as_secs_f64());
+    say(&format!("stopped: an answer {first_s:.2} s after going on, direct {direct_s:.1} s after"));
+    ensure!(first < Duration::from_secs(10) && direct < Duration::from_secs(40), "{first:?}, {direct:?}");
+    Ok(())
+}

@@ -10,7 +10,7 @@ use crate::control::Control;
 use crate::core::Core;
 use crate::drops::DropReason;
 use crate::endpoint::Endpoint;
-use crate::limits::{CIRCUITS_PER_PEER, FIRST_RETRIES, MISSED, OPEN_RETRIES};
+use crate::limits::{CIRCUITS_PER_PEER, FIRST_RETRIES, MISSED, OPEN_RETRIES, WISH_LIFE};
 use crate::peer::Peer;
 
 /// To whom a relay is asked to carry, and when it is asked again.
@@ -32,8 +32,14 @@ impl Wishes {
         self.0.remove(target).is_some()
     }
 
+    /// What could not be asked for, because there was no session, is wanted no more.
+    fn forget_old(&mut self, now: Instant) {
+        self.0.retain(|_, wish| now < wish.due + WISH_LIFE);
+    }
+
     /// What is asked for now. The last of a row of requests is not followed by another.
     fn take_due(&mut self, now: Instant) -> Vec<PeerId> {
+        self.forget_old(now);
         self.0.retain(|_, wish| now < wish.due || wish.tries < OPEN_RETRIES.len());
         let due = self.0.iter_mut().filter(|(_, wish)| wish.due <= now);
         let ask = due.map(|(target, wish)| {
@@ -48,6 +54,7 @@ impl Wishes {
 impl Peer {
     /// Asks this peer for a circuit to another one, as soon as there is a session with it.
     pub(crate) fn wish(&mut self, core: &mut Core, target: PeerId, now: Instant) {
+        self.wishes.forget_old(now);
         if self.wishes.0.len() >= CIRCUITS_PER_PEER && !self.wishes.0.contains_key(&target) {
             core.drop(DropReason::TooManyWishes);
             return;

@@ -89,7 +89,7 @@ pub(crate) const YIELD: Duration = Duration::from_secs(1);
 pub(crate) const REFILL: Duration = Duration::from_secs(5);
 /// Between two requests for the same peer's keys or candidates.
 pub(crate) const NEED_INTERVAL: Duration = Duration::from_secs(5);
-/// An echo is repeated after this long, twice as long each time.
+/// An echo is repeated after this long, where the round trip is not known.
 pub(crate) const ECHO_RETRY: Duration = Duration::from_secs(1);
 /// Echo requests in a row.
 pub(crate) const ECHO_TRIES: u8 = 4;
@@ -161,5 +161,7 @@ pub(crate) const OPEN_RETRIES: [Duration; 6] = [
     Duration::from_secs(8),
     Duration::from_secs(8),
 ];
+/// How long a request waits for a session to be made in.
+pub(crate) const WISH_LIFE: Duration = Duration::from_secs(30);
 /// A relay is told once in this long that a circuit is unknown here.
 pub(crate) const CLOSED_EVERY: Duration = Duration::from_millis(200);

@@ -95,8 +95,8 @@ pub fn circuit(datagram: &[u8]) -> u16 {
     datagram.get(2..4).map_or(0, |bytes| u16_at(bytes, 0))
 }
 
-/// The kind of a Data message, readable before it is opened. The fast path opens [`Kind::Packet`] and
-/// [`Kind::Offloaded`] and hands the others over as they are.
+/// The kind of a Data message, readable before it is opened. The fast path opens [`Kind::Packet`], [`Kind::Offloaded`] and
+/// what is carried, and hands the others over as they are.
 pub fn data_kind(datagram: &[u8]) -> Option<Kind> {
     match parse(datagram).ok()? {
         Message::Data { .. } => Kind::from_number(datagram[1]),

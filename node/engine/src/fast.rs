@@ -223,8 +223,9 @@ pub fn inbound<'d>(
     };
     // One that we do not carry, or not yet: the engine has an answer to it.
     let circuit = tunnel::circuit(datagram);
-    let leg = snapshot.legs.get(&(inlet.peer, circuit));
-    if kind == Some(Kind::Forward) && leg.is_none() {
+    let forward = kind == Some(Kind::Forward);
+    let leg = if forward { snapshot.legs.get(&(inlet.peer, circuit)) } else { None };
+    if forward && leg.is_none() {
         return Received { arrival: Arrival::Sealed { from, datagram }, roamed: [None, None] };
     }
     let (payload, roamed) = match open(inlet, from, datagram, now) {

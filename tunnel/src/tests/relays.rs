@@ -226,9 +226,9 @@ fn a_relay_that_drops_what_it_should_carry_is_left() {
     assert!(is_relayed_by(&net, 0, 1, 3) && is_relayed_by(&net, 1, 0, 3));
 }
 
-/// What it alters is dropped as forged, as if it had dropped it.
+/// As if it had dropped it, which the test before is about.
 #[test]
-fn a_relay_that_alters_what_it_carries_is_left() {
+fn what_a_relay_alters_is_dropped_as_forged() {
     let (mut net, _) = over_a_relay(4);
     net.open(0, 3, 1);
     net.open(1, 3, 0);
@@ -376,6 +376,23 @@ fn a_circuit_that_is_not_theirs_carries_nothing() {
     assert_eq!(net.nodes[1].drops(DropReason::UnknownIndex), before);
     let answers = net.seen.iter().filter(|flight| flight.to == net.nodes[3].addr).count();
     assert!(answers < 10, "{answers} answers to 65536 datagrams");
+}
+
+/// A relay that nobody reaches is not asked a day later for what was wanted then.
+#[test]
+fn a_wish_that_could_not_be_told_is_forgotten() {
+    let (mut net, _) = apart(3);
+    let relay = net.nodes[2].addr;
+    net.filter = Box::new(move |flight| flight.to != relay);
+    net.open(0, 2, 1);
+    net.run(secs(200));
+    net.filter = Box::new(|_| true);
+    net.introduce(0, 2);
+    net.send(1, 2, b"here");
+    net.send(0, 2, b"here");
+    net.run(secs(2));
+    assert_eq!(net.nodes[2].packets(), [b"here", b"here"]);
+    assert_eq!(net.nodes[2].tunnel.carried().0, 0);
 }
 
 #[test]

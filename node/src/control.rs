@@ -36,6 +36,7 @@ pub(crate) enum Input {
     Overlay(dht::Event),
     Forwarded { id: ::dns::QueryId, reply: Option<Vec<u8>> },
     Endpoints { lan: Vec<SocketAddr>, configured: Vec<SocketAddr> },
+    Mapped(Vec<SocketAddr>),
     Request { id: RequestId, request: Request },
     Status(oneshot::Sender<NamespaceStatus>),
     Stop,
@@ -111,6 +112,7 @@ impl Control {
             Input::Overlay(event) => engine.handle_overlay(event, now),
             Input::Forwarded { id, reply } => engine.handle_forwarded(id, reply.as_deref(), now),
             Input::Endpoints { lan, configured } => engine.handle_endpoints(lan, configured, now),
+            Input::Mapped(mapped) => engine.handle_mapped(mapped, now),
             Input::Request { id, request } => engine.handle_request(id, request, now),
             Input::Status(answer) => {
                 let mut status = engine.status(now);

@@ -260,7 +260,7 @@ impl Mapper {
     /// Does what is due.
     fn advance(&mut self, now: Instant) {
         self.kept.retain(|_, kept| kept.over.is_none_or(|over| over > now));
-        self.decide = self.decide.filter(|at| *at > now);
+        self.decide = self.decide.filter(|at| *at > now && self.is_asking());
         let lost: BTreeSet<Protocol> = self.slots.values_mut().filter_map(|slot| slot.expire(now)).collect();
         for protocol in lost {
             if !self.holds_by(protocol) {
@@ -326,7 +326,8 @@ impl Mapper {
 
     /// Those that answer, in order, once it is clear which is the best of them.
     fn answering(&self) -> Vec<Protocol> {
-        let are = |wanted: Asked| self.protocols.iter().filter(move |(_, asked)| **asked == wanted).map(|(one, _)| *one);
+        let are =
+            |wanted: Asked| self.protocols.iter().filter(move |(_, asked)| **asked == wanted).map(|(one, _)| *one);
         let speak: Vec<Protocol> = are(Asked::Speaks).collect();
         let better_may_come = are(Asked::Waiting).next().is_some_and(|waits| speak.first() > Some(&waits));
         if better_may_come && self.decide.is_some() { Vec::new() } else { speak }
@@ -382,9 +383,9 @@ impl Mapper {
                 None => Asked::Speaks,
             },
             Answer::Silent(why) | Answer::Refused(Refusal::Other(why)) => Asked::Silent(why),
-            Answer::Refused(Refusal::PortTaken | Refusal::OnlyPermanent)
-            | Answer::Mapped { .. }
-            | Answer::Deleted => Asked::Silent("it answered something else".into()),
+            Answer::Refused(Refusal::PortTaken | Refusal::OnlyPermanent) | Answer::Mapped { .. } | Answer::Deleted => {
+                Asked::Silent("it answered something else".into())
+            }
         };
         if asked == Asked::Speaks {
             if !std::mem::replace(&mut self.answered, true) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crab_nat::pcp::{BaseMapRequest, DropMappingRange};
 use crab_nat::{
-    GatewayAddress, InternetProtocol, MappingFailure, PortMapping, PortMappingOptions, PortMappingType, TimeoutConfig, natpmp,
-    pcp,
+    GatewayAddress, InternetProtocol, MappingFailure, PortMapping, PortMappingOptions, PortMappingType, TimeoutConfig,
+    natpmp, pcp,
 };
 
 use crate::mapping::{Answer, Left, Network, Owner, Port, Protocol, Refusal, Transport};
@@ -147,7 +147,9 @@ fn answer_of(failure: MappingFailure) -> Answer {
 
 fn reason(failure: &MappingFailure) -> String {
     match failure {
-        MappingFailure::Pcp(pcp::Failure::Timeout) | MappingFailure::NatPmp(natpmp::Failure::Timeout) => "no answer".into(),
+        MappingFailure::Pcp(pcp::Failure::Timeout) | MappingFailure::NatPmp(natpmp::Failure::Timeout) => {
+            "no answer".into()
+        }
         // Whoever has no such service says so by ICMP.
         MappingFailure::Pcp(pcp::Failure::Socket(error)) | MappingFailure::NatPmp(natpmp::Failure::Socket(error)) => {
             error.to_string()

@@ -65,7 +65,9 @@ impl Mappings {
 
     /// A namespace wants to be reached as long as the result lives.
     pub(crate) fn want(self: &Arc<Self>, id: NamespaceId, overlay_port: u16) -> Wanted {
-        self.change(|wanted| drop(wanted.insert(id, overlay_port)));
+        self.change(|wanted| {
+            wanted.insert(id, overlay_port);
+        });
         Wanted(Arc::clone(self), id)
     }
 
@@ -118,7 +120,9 @@ pub(crate) struct Wanted(Arc<Mappings>, NamespaceId);
 
 impl Drop for Wanted {
     fn drop(&mut self) {
-        self.0.change(|wanted| drop(wanted.remove(&self.1)));
+        self.0.change(|wanted| {
+            wanted.remove(&self.1);
+        });
     }
 }
 

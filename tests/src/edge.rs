@@ -63,3 +63,25 @@ fn mapped(outside: &str, target: &str) -> String {
          iifname \"wan\" ct state new drop\n}}\n}}\n"
     )
 }
+
+/// The chains that miniupnpd writes into; and what it maps passes a home router.
+pub(crate) const MAPPED_PORTS: &str = "\
+table inet filter {
+chain miniupnpd { }
+chain prerouting_miniupnpd { }
+chain postrouting_miniupnpd { }
+chain pre {
+type nat hook prerouting priority -100; policy accept;
+jump prerouting_miniupnpd
+}
+chain post {
+type nat hook postrouting priority 100; policy accept;
+jump postrouting_miniupnpd
+}
+chain through {
+type filter hook forward priority 0; policy accept;
+jump miniupnpd
+}
+}
+insert rule ip filter through iifname \"wan\" ct status dnat accept
+";

@@ -20,6 +20,12 @@ const PREFIX: &str = "ovlab";
 /// The gateway and, when asked for, name server of the internet.
 pub(crate) const INTERNET: &str = "203.0.113.1";
 
+/// Whoever asks may map what is above the ports that need privilege, for itself.
+const MINIUPNPD: &str = "ext_ifname=wan\nlistening_ip=lan\nhttp_port=0\nsecure_mode=yes\nmin_lifetime=60\nmax_lifetime=86400\n\
+    upnp_table_name=filter\nupnp_nat_table_name=filter\nupnp_forward_chain=miniupnpd\nupnp_nat_chain=prerouting_miniupnpd\n\
+    upnp_nat_postrouting_chain=postrouting_miniupnpd\nuuid=00000000-0000-4000-8000-000000000000\n\
+    allow 1024-65535 0.0.0.0/0 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n";
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A laboratory: namespaces that end with it. Declare it before its nodes, so that they end first.
@@ -191,6 +197,34 @@ impl Router {
     pub fn forget(&self) -> anyhow::Result<()> {
         exec(&self.namespace, &["conntrack", "-F"])?;
         Ok(())
+    }
+
+    /// Has it map ports for whoever asks by `protocols`, lines of miniupnpd's configuration. It does so as long as the result lives.
+    ///
+    /// # Errors
+    /// `miniupnpd` or nftables refuses.
+    pub fn map_ports(&self, protocols: &str) -> anyhow::Result<Process> {
+        let (rules, config) = (self.rules.with_extension("upnp.nft"), self.rules.with_extension("upnp.conf"));
+        fs::write(&rules, edge::MAPPED_PORTS)?;
+        exec(&self.namespace, &["nft", "-f", path(&rules)?])?;
+        fs::write(&config, format!("{MINIUPNPD}{protocols}"))?;
+        // In the foreground: it does not always come to run behind it.
+        let mut command = in_namespace(&self.namespace, &["miniupnpd", "-d", "-f", path(&config)?, "-P"]);
+        command.arg(self.rules.with_extension("upnp.pid"));
+        let mut daemon = Process::spawn(command)?;
+        daemon.wait_for_line(Duration::from_secs(10), |line| {
+            line.contains("HTTP listening on port") || line.contains("Listening for NAT-PMP")
+        })?;
+        Ok(daemon)
+    }
+
+    /// The ports that it maps, as its rules for what comes in.
+    ///
+    /// # Errors
+    /// nftables refuses.
+    pub fn mapped_ports(&self) -> anyhow::Result<Vec<String>> {
+        let rules = exec(&self.namespace, &["nft", "list", "chain", "inet", "filter", "prerouting_miniupnpd"])?;
+        Ok(rules.lines().filter(|line| line.contains("dnat")).map(|line| line.trim().to_owned()).collect())
     }
 
     /// Its address on the internet.

@@ -199,22 +199,24 @@ impl Router {
         Ok(())
     }
 
-    /// Has it map ports for whoever asks by `protocols`, lines of miniupnpd's configuration. It does so as long as the result lives.
+    /// Has it map ports for whoever asks, as long as the result lives. `protocols` are lines of miniupnpd's configuration.
     ///
     /// # Errors
     /// `miniupnpd` or nftables refuses.
-    pub fn map_ports(&self, protocols: &str) -> anyhow::Result<Process> {
-        let (rules, config) = (self.rules.with_extension("upnp.nft"), self.rules.with_extension("upnp.conf"));
+    pub fn map_ports(&self, lab: &Lab, protocols: &str) -> anyhow::Result<Process> {
+        // The internet's own range is for documentation (RFC 5737), and miniupnpd refuses such addresses.
+        let public = format!("25.0.0.{}", self.number);
+        ip(&["-n", &lab.internet(), "route", "add", &public, "via", &self.outside])?;
+        let (rules, config) = (self.rules.with_extension("maps.nft"), self.rules.with_extension("maps.conf"));
         fs::write(&rules, edge::MAPPED_PORTS)?;
         exec(&self.namespace, &["nft", "-f", path(&rules)?])?;
-        fs::write(&config, format!("{MINIUPNPD}{protocols}"))?;
-        // In the foreground: it does not always come to run behind it.
-        let mut command = in_namespace(&self.namespace, &["miniupnpd", "-d", "-f", path(&config)?, "-P"]);
-        command.arg(self.rules.with_extension("upnp.pid"));
-        let mut daemon = Process::spawn(command)?;
-        daemon.wait_for_line(Duration::from_secs(10), |line| {
-            line.contains("HTTP listening on port") || line.contains("Listening for NAT-PMP")
-        })?;
+        fs::write(&config, format!("{MINIUPNPD}ext_ip={public}\n{protocols}"))?;
+        let pid = config.with_extension("pid");
+        // In the foreground, as it does not always come up behind it.
+        let command = ["miniupnpd", "-d", "-f", path(&config)?, "-P", path(&pid)?];
+        let mut daemon = Process::spawn(in_namespace(&self.namespace, &command))?;
+        let listens = |line: &str| line.contains("HTTP listening on port") || line.contains("Listening for NAT-PMP");
+        daemon.wait_for_line(Duration::from_secs(10), listens)?;
         Ok(daemon)
     }
 

@@ -40,7 +40,7 @@ fn maps(name: &str, protocols: &str, protocol: &str) -> anyhow::Result<()> {
     let mut open = lab.public("o")?;
     let (mut home, mut random) = (lab.router(Edge::Home)?, lab.router(Edge::SymmetricRandom)?);
     let (mut a, mut b) = (lab.behind(&mut home, "a")?, lab.behind(&mut random, "b")?);
-    let _miniupnpd = home.map_ports(protocols)?;
+    let _miniupnpd = home.map_ports(&lab, protocols)?;
     open.create_lab(&["--hostname", "o"])?;
     // First without: from behind such routers there is only the way over the third member.
     a.join_lab(&open, &["--hostname", "a", "--port-mapping", "off"])?;

@@ -317,6 +317,7 @@ impl Mapper {
         }
         self.probe = None;
         self.forget_protocols();
+        self.slots.values_mut().for_each(Slot::begin_anew);
         for protocol in Protocol::ALL {
             self.protocols.insert(protocol, Asked::Waiting);
             let id = self.pend(Pending::Probe(protocol));
@@ -337,17 +338,21 @@ impl Mapper {
         let due = |(port, slot): &(&Port, &Slot)| slot.due() <= now && self.may_ask(port, slot);
         let due: Vec<Port> = self.slots.iter().filter(due).map(|(port, _)| *port).collect();
         let answering = self.answering();
+        let mut asks = Vec::new();
         for port in due {
             let Some(slot) = self.slots.get_mut(&port) else { continue };
             match slot.whom(&answering) {
-                Some(protocol) => self.ask(port, protocol, network),
+                Some(protocol) => asks.extend(self.ask(port, protocol, network)),
                 None => slot.rest(now),
             }
         }
+        // On disk first, and all of them at once.
+        self.save();
+        self.actions.extend(asks);
     }
 
-    fn ask(&mut self, port: Port, protocol: Protocol, network: Network) {
-        let Some(slot) = self.slots.get_mut(&port) else { return };
+    fn ask(&mut self, port: Port, protocol: Protocol, network: Network) -> Option<Action> {
+        let slot = self.slots.get_mut(&port)?;
         let left = Left {
             gateway: network.gateway,
             local: network.local.addr(),
@@ -369,10 +374,9 @@ impl Mapper {
         if let Some(slot) = self.slots.get_mut(&port) {
             slot.left = Some(kept);
         }
-        self.save();
         let lease = (!left.permanent).then_some(LEASE);
         let id = self.pend(Pending::Map { port, left: kept });
-        self.actions.push_back(Action::Map { id, left, lease });
+        Some(Action::Map { id, left, lease })
     }
 
     fn probed(&mut self, protocol: Protocol, answer: Answer, now: Instant) {

@@ -118,6 +118,11 @@ impl Slot {
         }
     }
 
+    /// It is found out anew who answers.
+    pub(crate) fn begin_anew(&mut self) {
+        self.tried.clear();
+    }
+
     /// Nobody is left to be asked.
     pub(crate) fn rest(&mut self, now: Instant) {
         self.due = now + pause(self.failures);

@@ -291,8 +291,9 @@ impl Engine {
     /// The addresses at which routers send on to this machine's data socket; they take the place of those told before.
     pub fn handle_mapped(&mut self, mapped: Vec<SocketAddr>, now: Now) {
         self.look(now);
-        self.peers.set_mapped(mapped);
-        self.tell_of_addresses(now);
+        if self.peers.set_mapped(mapped) {
+            self.tell_of_addresses(now);
+        }
         self.drain(now);
     }
 

@@ -72,9 +72,12 @@ impl Peers {
         self.configured = configured;
     }
 
-    pub(crate) fn set_mapped(&mut self, mapped: Vec<SocketAddr>) {
-        self.version += u64::from(self.mapped != mapped);
+    /// Whether that is news.
+    pub(crate) fn set_mapped(&mut self, mapped: Vec<SocketAddr>) -> bool {
+        let news = self.mapped != mapped;
+        self.version += u64::from(news);
         self.mapped = mapped;
+        news
     }
 
     fn observed(&mut self, by: PeerId, addr: SocketAddr, now: Instant) {

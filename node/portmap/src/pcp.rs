@@ -36,10 +36,8 @@ pub(crate) async fn probe_pcp(network: Network, owner: Owner) -> Answer {
 pub(crate) async fn probe_nat_pmp(network: Network) -> Answer {
     match natpmp::external_address(network.gateway.into(), Some(ASK)).await {
         Ok(ip) => Answer::Speaks(Some(ip)),
-        Err(failure) => match answer_of(failure.into()) {
-            Answer::Refused(Refusal::Other(why)) => Answer::Silent(why),
-            other => other,
-        },
+        // Where it does not know its own address, nothing that it maps could be told to anybody.
+        Err(failure) => Answer::Silent(reason(&failure.into())),
     }
 }
 

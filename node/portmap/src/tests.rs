@@ -350,14 +350,33 @@ fn what_a_killed_process_left_is_deleted_before_anything_is_asked_for() {
     // The one that ends by itself is forgotten, the other one waits for its router.
     home.step();
     home.settle(speaks(Protocol::Upnp));
-    while home.disk.contains(&pcp) {
+    for _ in 0..10 {
         home.step();
         home.settle(speaks(Protocol::Upnp));
     }
+    assert!(!home.disk.contains(&pcp));
     assert!(home.disk.contains(&elsewhere));
     home.network(Ipv4Addr::new(10, 0, 0, 1));
     let asked = home.settle(speaks(Protocol::Upnp));
     assert_eq!(asked[3], "delete UPnP 41820 false");
+}
+
+#[test]
+fn nothing_is_asked_for_while_something_is_being_deleted() {
+    let mut home = Home::new(vec![left()]);
+    home.network(GATEWAY);
+    for action in home.actions() {
+        if let Action::Probe { id, protocol, .. } = action {
+            home.answer(id, if protocol == Protocol::Upnp { Answer::Speaks(None) } else { silent() });
+        }
+    }
+    let asked = home.actions();
+    let [Action::Delete { id, .. }] = &asked[..] else { panic!("{asked:?}") };
+    home.now += secs(1);
+    home.mapper.handle_timeout(home.now);
+    assert_eq!(home.actions(), []);
+    home.answer(*id, Answer::Deleted);
+    assert_eq!(home.settle(speaks(Protocol::Upnp)), ["map UPnP 41820 Some(600)"]);
 }
 
 #[test]

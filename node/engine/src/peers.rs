@@ -10,7 +10,7 @@ use dht::identity::PublicKey;
 use dht::sign::NamespaceId;
 use dht::signal::{self, Candidates, Filter, Freshness, Loopback, MAX_CANDIDATES, MAX_RELAYS, SignalError};
 use libp2p_identity::PeerId;
-use tunnel::{Candidate, CandidateKind};
+use tunnel::{Candidate, CandidateKind, Endpoint};
 
 use crate::bucket::Bucket;
 use crate::engine::Engine;
@@ -152,7 +152,7 @@ impl Engine {
     /// Whether a peer is there, and reached without a relay.
     fn is_direct(&self, peer: &PeerId, now: Now) -> bool {
         let view = self.tunnel.peer(peer, now.mono).filter(|view| view.up);
-        view.and_then(|view| view.endpoint).is_some_and(|endpoint| !endpoint.is_relayed())
+        view.and_then(|view| view.endpoint).is_some_and(Endpoint::is_direct)
     }
 
     /// Somebody has told us where we are seen: whoever looks for us, or is looked for, has to know.

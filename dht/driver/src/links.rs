@@ -107,6 +107,11 @@ impl Links {
         self.links.values().any(|link| link.peer == peer && link.stage != Stage::Open)
     }
 
+    /// The connection on which streams to this peer are opened: the one that is kept, if it is admitted as a member.
+    pub(crate) fn for_streams(&self, peer: PeerId) -> Option<ConnectionId> {
+        self.preferred(peer).map(|(connection, _)| connection)
+    }
+
     pub(crate) fn level(&self, peer: PeerId) -> Option<Level> {
         self.admitted.get(&peer).copied()
     }

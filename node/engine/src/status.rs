@@ -379,6 +379,7 @@ pub(crate) fn path_word(endpoint: Option<Endpoint>) -> &'static str {
     match endpoint {
         Some(Endpoint::Direct(_)) => "direct",
         Some(Endpoint::Relayed { .. }) => "relay",
+        Some(Endpoint::Stream(_)) => "stream",
         None => "none",
     }
 }

@@ -194,6 +194,7 @@ impl<C: Clocks> Driver<C> {
             && link.made_by == MadeBy::Us
         {
             let address = link.address.clone();
+            self.stream_over_tcp(peer, connection);
             if self.links.level(peer) == Some(Level::Member) {
                 self.book.note(peer, [address.clone()], self.clocks.now().mono);
                 self.name_replica(peer);

@@ -15,8 +15,10 @@ use libp2p::PeerId;
 use libp2p::swarm::{ConnectionId, Stream};
 use tokio::sync::mpsc;
 
+use crate::address::{is_tcp, multiaddrs_of, socket_addr_of};
 use crate::config::Clocks;
 use crate::driver::Driver;
+use crate::links::MadeBy;
 use crate::stream;
 
 /// Datagrams that wait for one stream: a third of a megabyte of full-sized ones, 30 ms at 100 Mbit/s.
@@ -100,12 +102,14 @@ pub(crate) struct Pipes {
     server: Option<StreamServer>,
     /// What is to go into streams that have been asked for, in order.
     asked: BTreeMap<ConnectionId, Vec<mpsc::Receiver<Vec<u8>>>>,
+    /// What waits for a connection by TCP, and with whom.
+    dialling: BTreeMap<ConnectionId, Asked>,
     reading: Arc<Mutex<BTreeMap<PeerId, usize>>>,
 }
 
 impl Pipes {
     pub(crate) fn new(server: Option<StreamServer>) -> Self {
-        Self { server, asked: BTreeMap::new(), reading: Arc::default() }
+        Self { server, asked: BTreeMap::new(), dialling: BTreeMap::new(), reading: Arc::default() }
     }
 
     /// The next stream that is wanted.
@@ -124,6 +128,7 @@ impl Pipes {
     /// A connection has ended: what waited for a stream of it is lost.
     pub(crate) fn closed(&mut self, connection: ConnectionId) {
         self.asked.remove(&connection);
+        self.dialling.remove(&connection);
     }
 
     fn next(&mut self, connection: ConnectionId) -> Option<mpsc::Receiver<Vec<u8>>> {
@@ -143,11 +148,38 @@ pub(crate) struct Asked {
 }
 
 impl<C: Clocks> Driver<C> {
-    /// Asks for a stream on the connection that stays. Without one the queue ends, and its writer learns it at once.
-    pub(crate) fn open_stream(&mut self, Asked { peer, queue }: Asked) {
-        let Some(connection) = self.links.for_streams(peer) else { return };
+    /// Asks for a stream. Without a connection the queue ends, and its writer learns it at once. Where the one that stands goes
+    /// by UDP, which is what probably has ceased to pass, TCP is tried first: both have the same port.
+    pub(crate) fn open_stream(&mut self, asked: Asked) {
+        let Some((connection, link)) = self.links.for_streams(asked.peer) else { return };
+        let ours = link.made_by == MadeBy::Us && !is_tcp(&link.address);
+        let tcp = socket_addr_of(&link.address).filter(|_| ours).map(|addr| multiaddrs_of(addr)[1].clone());
+        match tcp.and_then(|tcp| self.start_dial(asked.peer, vec![tcp])) {
+            Some(dialling) => {
+                self.pipes.dialling.insert(dialling, asked);
+            }
+            None => self.ask_for_stream(connection, asked),
+        }
+    }
+
+    fn ask_for_stream(&mut self, connection: ConnectionId, Asked { peer, queue }: Asked) {
         self.pipes.asked.entry(connection).or_default().push(queue);
         self.swarm.behaviour_mut().stream.inner().open(peer, connection);
+    }
+
+    /// A connection that this node has made is open.
+    pub(crate) fn stream_over_tcp(&mut self, peer: PeerId, connection: ConnectionId) {
+        if let Some(asked) = self.pipes.dialling.remove(&connection).filter(|asked| asked.peer == peer) {
+            self.ask_for_stream(connection, asked);
+        }
+    }
+
+    /// A connection could not be made: by whatever there is, then.
+    pub(crate) fn stream_without_tcp(&mut self, connection: ConnectionId) {
+        let Some(asked) = self.pipes.dialling.remove(&connection) else { return };
+        if let Some((connection, _)) = self.links.for_streams(asked.peer) {
+            self.ask_for_stream(connection, asked);
+        }
     }
 
     pub(crate) fn handle_stream_event(&mut self, event: stream::Event) {

@@ -14,7 +14,7 @@ use crate::{NotSent, Streams};
 struct Party {
     node: Node,
     streams: Streams,
-    came: mpsc::UnboundedReceiver<(PeerId, Vec<u8>)>,
+    came: mpsc::Receiver<(PeerId, Vec<u8>)>,
 }
 
 async fn party(n: u8, contact: Option<&Node>, name: &str) -> Party {
@@ -23,9 +23,9 @@ async fn party(n: u8, contact: Option<&Node>, name: &str) -> Party {
 }
 
 async fn start(n: u8, contact: Option<Multiaddr>, name: &str) -> Party {
-    let (sender, came) = mpsc::unbounded_channel();
+    let (sender, came) = mpsc::channel(1024);
     let deliver = move |from: PeerId, datagram: &mut [u8]| {
-        let _ = sender.send((from, datagram.to_vec()));
+        sender.try_send((from, datagram.to_vec())).unwrap();
     };
     let (streams, server) = Streams::new(Arc::new(deliver));
     let mut config = config(n, free_port());

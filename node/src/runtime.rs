@@ -24,7 +24,7 @@ use crate::launch::{self, Prepared};
 use crate::mapping;
 use crate::report;
 use crate::serve::Offer;
-use crate::shell::Shell;
+use crate::shell::{DriverEnds, Shell};
 use crate::state::{NamespaceDir, Settings, StateDir, random};
 use crate::underlay::{Underlay, advertised};
 
@@ -370,11 +370,14 @@ impl Running {
         let _wanted = is_mapped.then(|| daemon.mappings.want(self.id, settings.overlay_port));
         let (mapped_tx, mapped_rx) = watch::channel(Vec::new());
         let mut config = self.driver_config(&daemon, &settings.options, prepared.summary.as_ref()).await?;
+        let (streams, server) = daemon.streams(self.slot);
+        config.streams = Some(server);
         config.mapped = mapped_rx;
         let mapped = is_mapped.then_some(mapped_tx);
         let (command_tx, command_rx) = mpsc::channel(DRIVER_QUEUE);
         let (event_tx, mut events) = mpsc::channel(DRIVER_QUEUE);
         let (shutdown_tx, shutdown) = oneshot::channel();
+        let ends = DriverEnds { commands: command_tx, streams };
         let clock = DriverClock(Arc::clone(&daemon.clock));
         let mut driver = tokio::spawn(dht_driver::run(
             config,
@@ -388,10 +391,10 @@ impl Running {
         let mut shell = None;
         let result = async {
             if let Some(summary) = prepared.summary {
-                shell = Some(Shell::assemble(&self, &daemon, &settings, summary, command_tx.clone()).await?);
+                shell = Some(Shell::assemble(&self, &daemon, &settings, summary, ends.clone()).await?);
             }
             let attended = (&mut shell, &mut driver);
-            self.clone().attend(&daemon, &mut events, command_tx, attended, mapped).await
+            self.clone().attend(&daemon, &mut events, ends, attended, mapped).await
         }
         .await;
         if let Some(shell) = shell {
@@ -430,7 +433,7 @@ impl Running {
         self: Arc<Self>,
         daemon: &Arc<Daemon>,
         events: &mut mpsc::Receiver<DriverEvent>,
-        commands: mpsc::Sender<dht::Command>,
+        ends: DriverEnds,
         (shell, driver): (&mut Option<Shell>, &mut tokio::task::JoinHandle<anyhow::Result<()>>),
         mapped: Option<watch::Sender<Vec<Multiaddr>>>,
     ) -> anyhow::Result<()> {
@@ -455,7 +458,7 @@ impl Running {
                             // Its engine has to hear what is mapped, too.
                             mappings.mark_changed();
                         }
-                        self.driver_event(event, daemon, &commands, shell).await?;
+                        self.driver_event(event, daemon, &ends, shell).await?;
                     }
                     None => {
                         return driver.await.map_err(|error| anyhow!("the overlay thread died: {error}"))?
@@ -484,7 +487,7 @@ impl Running {
                     }
                 }
             }
-            offer.tell(&commands);
+            offer.tell(&ends.commands);
         }
     }
 
@@ -492,7 +495,7 @@ impl Running {
         self: &Arc<Self>,
         event: DriverEvent,
         daemon: &Arc<Daemon>,
-        commands: &mpsc::Sender<dht::Command>,
+        ends: &DriverEnds,
         shell: &mut Option<Shell>,
     ) -> anyhow::Result<()> {
         match event {
@@ -511,7 +514,7 @@ impl Running {
                 report::note(&format!("{}: joined", self.alias()));
                 *lock(&self.summary) = Some((*summary).clone());
                 let settings = self.joined(&daemon.state, &summary)?;
-                *shell = Some(Shell::assemble(self, daemon, &settings, *summary, commands.clone()).await?);
+                *shell = Some(Shell::assemble(self, daemon, &settings, *summary, ends.clone()).await?);
             }
             DriverEvent::Joining { what } => {
                 report::note(&format!("{}: joining: {what}", self.alias()));
@@ -520,8 +523,18 @@ impl Running {
             DriverEvent::JoinFailed(why) => return Err(JoinOver(why).into()),
             DriverEvent::Listening(addrs) => tracing::debug!(?addrs, "libp2p listens"),
             DriverEvent::ExternalCandidate(addr) => tracing::debug!(%addr, "libp2p seen from outside"),
-            DriverEvent::Connected { peer } => tracing::debug!(%peer, "connected"),
-            DriverEvent::Disconnected { peer } => tracing::debug!(%peer, "disconnected"),
+            DriverEvent::Connected { peer } => {
+                tracing::debug!(%peer, "connected");
+                if let Some(shell) = shell {
+                    shell.tell(Input::Stream { peer, connected: true }).await;
+                }
+            }
+            DriverEvent::Disconnected { peer } => {
+                tracing::debug!(%peer, "disconnected");
+                if let Some(shell) = shell {
+                    shell.tell(Input::Stream { peer, connected: false }).await;
+                }
+            }
             DriverEvent::Fatal(why) => bail!(why),
         }
         Ok(())

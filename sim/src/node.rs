@@ -17,6 +17,7 @@ use engine::{Addressing, Engine, Hostname, Reply, Request, RequestId, Snapshot};
 use libp2p_identity::PeerId;
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
+use tunnel::NextHop;
 use zeroize::Zeroizing;
 
 use crate::clock::MachineClock;
@@ -398,8 +399,9 @@ impl Node {
             match output {
                 engine::Output::Frame { frame, offload } => self.write(frame, offload),
                 // One that only opens an edge arrives nowhere.
-                engine::Output::Transmit { ttl: Some(_), .. } => {}
-                engine::Output::Transmit { to, datagram, ttl: None } => {
+                engine::Output::Transmit { ttl: Some(_), .. }
+                | engine::Output::Transmit { to: NextHop::Stream(_), .. } => {}
+                engine::Output::Transmit { to: NextHop::Udp(to), datagram, ttl: None } => {
                     self.effects.push(Effect::Datagram { to, bytes: datagram });
                 }
                 engine::Output::Command(command) => {

@@ -54,7 +54,7 @@ impl fmt::Display for NodeId {
 /// What a node does that the world has to carry out or look at.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    Datagram { to: SocketAddr, bytes: Vec<u8> },
+    Datagram { to: SocketAddr, bytes: Vec<u8>, ttl: Option<u8> },
     Overlay(Wish),
     Synced(Duration),
     Seen(Observation),
@@ -397,10 +397,8 @@ impl Node {
             any = true;
             match output {
                 engine::Output::Frame { frame, offload } => self.write(frame, offload),
-                // One that only opens an edge arrives nowhere.
-                engine::Output::Transmit { ttl: Some(_), .. } => {}
-                engine::Output::Transmit { to, datagram, ttl: None } => {
-                    self.effects.push(Effect::Datagram { to, bytes: datagram });
+                engine::Output::Transmit { to, datagram, ttl } => {
+                    self.effects.push(Effect::Datagram { to, bytes: datagram, ttl });
                 }
                 engine::Output::Command(command) => {
                     if let Some(process) = &mut self.process {

@@ -18,9 +18,9 @@ fn voters(seed: u64) -> World {
     for id in &OPEN[1..] {
         assert_eq!(world.add(Addressing::Own), *id);
     }
-    world.wait_for_addresses(&OPEN, 30 * SECOND).unwrap();
+    world.wait_for_addresses(&OPEN, 30 * SECOND).expect("nothing is in their way");
     let three = |world: &World| world.nodes().iter().all(|node| voters_of(world, node.id).len() == 3);
-    world.run_until("three voters", 200 * SECOND, three).unwrap();
+    world.run_until("three voters", 200 * SECOND, three).expect("all three are reached");
     world
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::inbound::{Drops, Place};
 use crate::io::clock::SystemClock;
 use crate::io::tap::Tap;
-use crate::io::udp::DataSocket;
+use crate::io::uplink::{Unsent, Uplink};
 
 /// Commands that wait for the driver. The engine bounds what is under way; this guards against the sum.
 const MAX_BACKLOG: usize = 16_384;
@@ -35,6 +35,7 @@ pub(crate) enum Input {
     TapGone,
     Overlay(dht::Event),
     Forwarded { id: ::dns::QueryId, reply: Option<Vec<u8>> },
+    Stream { peer: PeerId, connected: bool },
     Endpoints { lan: Vec<SocketAddr>, configured: Vec<SocketAddr> },
     Request { id: RequestId, request: Request },
     Status(oneshot::Sender<NamespaceStatus>),
@@ -45,7 +46,7 @@ pub(crate) enum Input {
 pub(crate) struct Control {
     pub(crate) engine: Engine,
     pub(crate) tap: Option<Tap>,
-    pub(crate) socket: Arc<DataSocket>,
+    pub(crate) uplink: Uplink,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) events: mpsc::Sender<engine::Event>,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
@@ -110,6 +111,7 @@ impl Control {
             }
             Input::Overlay(event) => engine.handle_overlay(event, now),
             Input::Forwarded { id, reply } => engine.handle_forwarded(id, reply.as_deref(), now),
+            Input::Stream { peer, connected } => engine.handle_stream(peer, connected, now),
             Input::Endpoints { lan, configured } => engine.handle_endpoints(lan, configured, now),
             Input::Request { id, request } => engine.handle_request(id, request, now),
             Input::Status(answer) => {
@@ -133,11 +135,14 @@ impl Control {
                 Output::Frame { frame, offload } => self.write(&frame, offload),
                 Output::Transmit { to, datagram, ttl } => {
                     let sent = match ttl {
-                        None => self.socket.send(to, &datagram, datagram.len()),
-                        Some(ttl) => self.socket.send_with_ttl(to, &datagram, ttl),
+                        None => self.uplink.send(to, &datagram, datagram.len()),
+                        Some(ttl) => self.uplink.open_edge(to, &datagram, ttl),
                     };
-                    if sent.is_err() {
-                        self.drops.count("send-failed");
+                    match sent {
+                        Ok(()) => {}
+                        // What the engine sends is repeated where it matters, and is mostly small.
+                        Err(Unsent::TooBig { .. }) => self.drops.count("datagram-too-big"),
+                        Err(Unsent::Dropped(reason)) => self.drops.count(reason),
                     }
                 }
                 Output::Command(command) if backlog.len() < MAX_BACKLOG => backlog.push_back(command),

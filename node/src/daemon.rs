@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use dht::NamespaceId;
 use dht::token::Token;
+use dht_driver::{StreamServer, Streams};
 use engine::{NamespaceStatus, Reply, Request, RequestId};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
@@ -198,6 +199,15 @@ impl Daemon {
         let namespaces = self.namespaces.lock().await;
         let others = namespaces.values().filter(|running| running.id != id);
         others.filter_map(|running| Some((running.summary()?.range, running.alias()))).collect()
+    }
+
+    /// Streams for the namespace in this slot. What comes in them goes the way of what the inbound thread receives.
+    pub(crate) fn streams(&self, slot: usize) -> (Streams, StreamServer) {
+        let (lanes, clock) = (Arc::clone(&self.lanes), Arc::clone(&self.clock));
+        let deliver = move |peer, datagram: &mut [u8]| {
+            inbound::from_stream(&lanes.load(), slot, peer, datagram, clock.now());
+        };
+        Streams::new(Arc::new(deliver))
     }
 
     /// Lets the inbound thread reach a namespace, or no longer.

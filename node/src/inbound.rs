@@ -14,12 +14,14 @@ use arc_swap::ArcSwap;
 use dht::clock::Now;
 use engine::Snapshot;
 use engine::fast::{self, Arrival, Datagrams};
+use libp2p::PeerId;
 use tunnel::Endpoint;
 
 use crate::control::Input;
 use crate::io::clock::SystemClock;
 use crate::io::tap::Tap;
 use crate::io::udp::{DataSocket, ReceiveBatch};
+use crate::io::uplink::Uplink;
 
 /// Namespaces of one daemon: the top four bits of a receiver index name the namespace.
 pub(crate) const SLOTS: usize = 16;
@@ -31,6 +33,7 @@ pub(crate) struct Lane {
     pub(crate) tap: Option<Tap>,
     pub(crate) control: SyncSender<Input>,
     pub(crate) drops: Arc<Drops>,
+    pub(crate) uplink: Uplink,
 }
 
 /// The namespaces by slot.
@@ -122,8 +125,8 @@ pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClo
         let now = clock.now();
         batch.for_each(count, |from, datagram| one(&lanes, from, datagram, now, &mut carried));
         for (lane, carried) in lanes.iter().zip(&mut carried) {
-            if let Some(lane) = lane.as_ref().filter(|_| !carried.is_empty()) {
-                carried.drain(|to, bytes, segment| lane.carry(socket, to, bytes, segment));
+            if let Some(lane) = lane {
+                lane.carry(carried);
             }
         }
     }
@@ -133,7 +136,7 @@ fn one(lanes: &Lanes, from: SocketAddr, datagram: &mut [u8], now: Now, carried: 
     if let Some(index) = tunnel::receiver_index(datagram) {
         let slot = (index >> SLOT_SHIFT) as usize;
         match &lanes[slot] {
-            Some(lane) => lane.receive(index, from, datagram, now, &mut carried[slot]),
+            Some(lane) => lane.receive(index, Endpoint::Direct(from), datagram, now, &mut carried[slot]),
             None => count(lanes, "no-such-slot"),
         }
     } else if tunnel::is_init(datagram) {
@@ -147,20 +150,38 @@ fn one(lanes: &Lanes, from: SocketAddr, datagram: &mut [u8], now: Now, carried: 
     }
 }
 
+/// A datagram in a stream of a member of the namespace in this slot: as [`one`], but it is for that namespace, or nobody's.
+pub(crate) fn from_stream(lanes: &Lanes, slot: usize, peer: PeerId, datagram: &mut [u8], now: Now) {
+    let Some(lane) = lanes.get(slot).and_then(Option::as_ref) else { return };
+    let from = Endpoint::Stream(peer);
+    match tunnel::receiver_index(datagram) {
+        Some(index) if (index >> SLOT_SHIFT) as usize == slot => {
+            let mut carried = Datagrams::default();
+            lane.receive(index, from, datagram, now, &mut carried);
+            lane.carry(&mut carried);
+        }
+        Some(_) => lane.drops.count("no-such-slot"),
+        None if tunnel::is_init(datagram) => {
+            lane.hand_over(Share::Members, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
+        }
+        None => lane.drops.count("not-a-message"),
+    }
+}
+
 /// What is nobody's is counted by each.
 fn count(lanes: &Lanes, reason: &'static str) {
     lanes.iter().flatten().for_each(|lane| lane.drops.count(reason));
 }
 
 impl Lane {
-    fn receive(&self, index: u32, from: SocketAddr, datagram: &mut [u8], now: Now, carried: &mut Datagrams) {
+    fn receive(&self, index: u32, from: Endpoint, datagram: &mut [u8], now: Now, carried: &mut Datagrams) {
         let snapshot = self.snapshot.load();
         let share = if snapshot.receiving.contains_key(&index) { Share::Members } else { Share::Strangers };
         let sealed = |from: Endpoint, datagram: &[u8]| {
             self.hand_over(share, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
         };
         if !snapshot.is_usable(&now) {
-            return sealed(from.into(), datagram);
+            return sealed(from, datagram);
         }
         let received = fast::inbound(&snapshot, from, datagram, now.mono, carried);
         match received.arrival {
@@ -179,17 +200,12 @@ impl Lane {
     }
 
     /// Sends on what one member has sent to another one through us.
-    fn carry(&self, socket: &DataSocket, to: SocketAddr, bytes: &[u8], segment: usize) {
-        for run in bytes.chunks(segment * socket.max_segments()) {
-            match socket.send(to, run, segment) {
-                Ok(()) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                    let _ = self.control.try_send(Input::TooBig { to, size: segment });
-                    self.drops.count("datagram-too-big");
-                }
-                Err(_) => self.drops.count("send-failed"),
+    fn carry(&self, carried: &mut Datagrams) {
+        carried.drain(|to, bytes, segment| {
+            if let Err(unsent) = self.uplink.send(to, bytes, segment) {
+                unsent.report(&self.control, &self.drops);
             }
-        }
+        });
     }
 
     fn write(&self, offload: bridge::Offload, header: &[u8], packet: &[u8]) {
@@ -269,7 +285,9 @@ mod tests {
     fn lanes(queue: usize) -> (Box<Lanes>, Arc<Lane>, Receiver<Input>) {
         let (control, inputs) = sync_channel(queue);
         let snapshot = Arc::new(ArcSwap::new(engine().snapshot()));
-        let lane = Arc::new(Lane { snapshot, tap: None, control, drops: Arc::default() });
+        let socket = Arc::new(DataSocket::bind(0).unwrap());
+        let uplink = Uplink::new(socket, dht_driver::Streams::new(Arc::new(|_, _| {})).0);
+        let lane = Arc::new(Lane { snapshot, tap: None, control, drops: Arc::default(), uplink });
         let mut lanes: Box<Lanes> = Box::default();
         lanes[SLOT] = Some(Arc::clone(&lane));
         (lanes, lane, inputs)
@@ -311,6 +329,23 @@ mod tests {
         let all = [message(1, 1, 204, 0), message(2, 1, 152, slot), message(3, 1, 64, slot), message(4, 0, 32, slot)];
         all.into_iter().for_each(|datagram| arrive(&lanes, datagram));
         assert_eq!(inputs.try_iter().count(), 4);
+    }
+
+    #[test]
+    fn what_comes_in_a_stream_is_for_its_own_namespace() {
+        let (lanes, lane, inputs) = lanes(64);
+        let peer = PeerId::random();
+        let slot = SLOT as u8;
+        for mut datagram in [message(1, 1, 204, 0), message(4, 0, 32, slot), message(4, 0, 32, slot + 1), vec![9; 40]] {
+            from_stream(&lanes, SLOT, peer, &mut datagram, now());
+        }
+        from_stream(&lanes, SLOT + 1, peer, &mut message(1, 1, 204, 0), now());
+        from_stream(&lanes, SLOTS, peer, &mut message(1, 1, 204, 0), now());
+        assert_eq!(lane.drops.read(), BTreeMap::from([("not-a-message", 1), ("no-such-slot", 1)]));
+        let from = inputs
+            .try_iter()
+            .map(|input| matches!(input, Input::Datagram { from, .. } if from == Endpoint::Stream(peer)));
+        assert_eq!(from.collect::<Vec<_>>(), [true, true]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::control::Input;
 use crate::inbound::Drops;
 use crate::io::clock::SystemClock;
 use crate::io::tap::{MAX_FRAME, Tap};
-use crate::io::udp::DataSocket;
+use crate::io::uplink::Uplink;
 
 /// Sealed bytes that are sent at the latest when this many wait: a super-frame, and some.
 const FLUSH_AT: usize = 128 * 1024;
@@ -22,7 +22,7 @@ const FLUSH_AT: usize = 128 * 1024;
 /// What the outbound thread needs.
 pub(crate) struct Outbound {
     pub(crate) tap: Tap,
-    pub(crate) socket: Arc<DataSocket>,
+    pub(crate) uplink: Uplink,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) control: SyncSender<Input>,
     pub(crate) clock: Arc<SystemClock>,
@@ -68,24 +68,11 @@ impl Outbound {
     }
 
     fn flush(&self, datagrams: &mut Datagrams) {
-        let max_run = self.socket.max_segments();
         datagrams.drain(|to, bytes, segment| {
-            for run in bytes.chunks(segment * max_run) {
-                if let Err(error) = self.socket.send(to, run, segment) {
-                    self.refused(to, segment, &error);
-                }
+            if let Err(unsent) = self.uplink.send(to, bytes, segment) {
+                unsent.report(&self.control, &self.drops);
             }
         });
-    }
-
-    fn refused(&self, to: std::net::SocketAddr, size: usize, error: &io::Error) {
-        if error.raw_os_error() == Some(libc::EMSGSIZE) {
-            let _ = self.control.try_send(Input::TooBig { to, size });
-            self.drops.count("datagram-too-big");
-        } else {
-            tracing::debug!(%error, %to, "sending datagrams");
-            self.drops.count("send-failed");
-        }
     }
 
     fn hand_over(&self, frame: &[u8], offload: Offload) {

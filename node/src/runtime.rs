@@ -22,7 +22,7 @@ use crate::daemon::Daemon;
 use crate::launch::{self, Prepared};
 use crate::report;
 use crate::serve::Offer;
-use crate::shell::Shell;
+use crate::shell::{DriverEnds, Shell};
 use crate::state::{NamespaceDir, Settings, StateDir, random};
 use crate::underlay::{Underlay, advertised};
 
@@ -358,10 +358,13 @@ impl Running {
     /// The namespace's whole life.
     async fn live(self: Arc<Self>, daemon: Arc<Daemon>, prepared: Prepared) -> anyhow::Result<()> {
         let settings = prepared.settings.clone();
-        let config = self.driver_config(&daemon, &settings.options, prepared.summary.as_ref()).await?;
+        let mut config = self.driver_config(&daemon, &settings.options, prepared.summary.as_ref()).await?;
+        let (streams, server) = daemon.streams(self.slot);
+        config.streams = Some(server);
         let (command_tx, command_rx) = mpsc::channel(DRIVER_QUEUE);
         let (event_tx, mut events) = mpsc::channel(DRIVER_QUEUE);
         let (shutdown_tx, shutdown) = oneshot::channel();
+        let ends = DriverEnds { commands: command_tx, streams };
         let clock = DriverClock(Arc::clone(&daemon.clock));
         let mut driver = tokio::spawn(dht_driver::run(
             config,
@@ -375,9 +378,9 @@ impl Running {
         let mut shell = None;
         let result = async {
             if let Some(summary) = prepared.summary {
-                shell = Some(Shell::assemble(&self, &daemon, &settings, summary, command_tx.clone()).await?);
+                shell = Some(Shell::assemble(&self, &daemon, &settings, summary, ends.clone()).await?);
             }
-            self.clone().attend(&daemon, &mut events, command_tx, &mut shell, &mut driver).await
+            self.clone().attend(&daemon, &mut events, ends, &mut shell, &mut driver).await
         }
         .await;
         if let Some(shell) = shell {
@@ -416,7 +419,7 @@ impl Running {
         self: Arc<Self>,
         daemon: &Arc<Daemon>,
         events: &mut mpsc::Receiver<DriverEvent>,
-        commands: mpsc::Sender<dht::Command>,
+        ends: DriverEnds,
         shell: &mut Option<Shell>,
         driver: &mut tokio::task::JoinHandle<anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
@@ -437,7 +440,7 @@ impl Running {
                         if matches!(event, DriverEvent::Joined(_)) {
                             offer.begin_anew();
                         }
-                        self.driver_event(event, daemon, &commands, shell).await?;
+                        self.driver_event(event, daemon, &ends, shell).await?;
                     }
                     None => {
                         return driver.await.map_err(|error| anyhow!("the overlay thread died: {error}"))?
@@ -457,7 +460,7 @@ impl Running {
                     }
                 }
             }
-            offer.tell(&commands);
+            offer.tell(&ends.commands);
         }
     }
 
@@ -465,7 +468,7 @@ impl Running {
         self: &Arc<Self>,
         event: DriverEvent,
         daemon: &Arc<Daemon>,
-        commands: &mpsc::Sender<dht::Command>,
+        ends: &DriverEnds,
         shell: &mut Option<Shell>,
     ) -> anyhow::Result<()> {
         match event {
@@ -484,7 +487,7 @@ impl Running {
                 report::note(&format!("{}: joined", self.alias()));
                 *lock(&self.summary) = Some((*summary).clone());
                 let settings = self.joined(&daemon.state, &summary)?;
-                *shell = Some(Shell::assemble(self, daemon, &settings, *summary, commands.clone()).await?);
+                *shell = Some(Shell::assemble(self, daemon, &settings, *summary, ends.clone()).await?);
             }
             DriverEvent::Joining { what } => {
                 report::note(&format!("{}: joining: {what}", self.alias()));
@@ -493,8 +496,18 @@ impl Running {
             DriverEvent::JoinFailed(why) => return Err(JoinOver(why).into()),
             DriverEvent::Listening(addrs) => tracing::debug!(?addrs, "libp2p listens"),
             DriverEvent::ExternalCandidate(addr) => tracing::debug!(%addr, "libp2p seen from outside"),
-            DriverEvent::Connected { peer } => tracing::debug!(%peer, "connected"),
-            DriverEvent::Disconnected { peer } => tracing::debug!(%peer, "disconnected"),
+            DriverEvent::Connected { peer } => {
+                tracing::debug!(%peer, "connected");
+                if let Some(shell) = shell {
+                    shell.tell(Input::Stream { peer, connected: true }).await;
+                }
+            }
+            DriverEvent::Disconnected { peer } => {
+                tracing::debug!(%peer, "disconnected");
+                if let Some(shell) = shell {
+                    shell.tell(Input::Stream { peer, connected: false }).await;
+                }
+            }
             DriverEvent::Fatal(why) => bail!(why),
         }
         Ok(())

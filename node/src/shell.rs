@@ -22,6 +22,7 @@ use crate::dns::{Applied, Forwarder};
 use crate::inbound::{Drops, Lane};
 use crate::io::link::Interface;
 use crate::io::tap::Tap;
+use crate::io::uplink::Uplink;
 use crate::outbound::Outbound;
 use crate::report;
 use crate::runtime::{DRIVER_QUEUE, Progress, Running};
@@ -32,6 +33,13 @@ use crate::underlay::{Underlay, advertised};
 const CONTROL_QUEUE: usize = 4096;
 /// Interface names have 15 characters: `ov-` and 12 of the namespace's name.
 const TAP_NAME_CHARS: usize = 12;
+
+/// How the namespace speaks to its driver.
+#[derive(Clone)]
+pub(crate) struct DriverEnds {
+    pub(crate) commands: mpsc::Sender<dht::Command>,
+    pub(crate) streams: dht_driver::Streams,
+}
 
 /// What runs once the namespace is known: TAP, engine, threads.
 pub(crate) struct Shell {
@@ -56,7 +64,7 @@ impl Shell {
         daemon: &Arc<Daemon>,
         settings: &Settings,
         summary: Summary,
-        commands: mpsc::Sender<dht::Command>,
+        driver: DriverEnds,
     ) -> anyhow::Result<Self> {
         if !settings.options.no_tap {
             let others = daemon.ranges_besides(running.id).await;
@@ -91,7 +99,7 @@ impl Shell {
         let floor = summary.handshake_floor.max(now.unix_s.saturating_mul(1000) << 16);
         let tunnel = Tunnel::new(tunnel, floor, *random()?, now.mono);
         let engine = Engine::new(config, tunnel, *random()?, now);
-        let mut shell = Self::spawn(running, daemon, engine, tap, commands, summary)?;
+        let mut shell = Self::spawn(running, daemon, engine, tap, driver, summary)?;
         shell.name.clone_from(&settings.alias);
         shell.advertise.clone_from(&options.advertise);
         shell.dns_mode = if options.no_tap { DnsMode::Off } else { options.dns.unwrap_or_default() };
@@ -110,7 +118,7 @@ impl Shell {
         daemon: &Arc<Daemon>,
         engine: Engine,
         tap: Option<(Tap, Interface)>,
-        commands: mpsc::Sender<dht::Command>,
+        driver: DriverEnds,
         summary: Summary,
     ) -> anyhow::Result<Self> {
         let (control_tx, control_rx) = sync_channel(CONTROL_QUEUE);
@@ -118,12 +126,13 @@ impl Shell {
         let snapshot = Arc::new(ArcSwap::new(engine.snapshot()));
         let drops = Arc::new(Drops::default());
         let stop = Arc::new(AtomicBool::new(false));
+        let uplink = Uplink::new(Arc::clone(&daemon.socket), driver.streams);
         let device = tap.as_ref().map(|(tap, _)| tap.clone());
         let mut threads = Vec::new();
         if let Some(tap) = device.clone() {
             let outbound = Outbound {
                 tap,
-                socket: Arc::clone(&daemon.socket),
+                uplink: uplink.clone(),
                 snapshot: Arc::clone(&snapshot),
                 control: control_tx.clone(),
                 clock: Arc::clone(&daemon.clock),
@@ -135,15 +144,15 @@ impl Shell {
         let control = Control {
             engine,
             tap: device.clone(),
-            socket: Arc::clone(&daemon.socket),
-            commands,
+            uplink: uplink.clone(),
+            commands: driver.commands,
             events: event_tx,
             snapshot: Arc::clone(&snapshot),
             clock: Arc::clone(&daemon.clock),
             drops: Arc::clone(&drops),
         };
         threads.push(thread("control", move || control.run(&control_rx))?);
-        let lane = Lane { snapshot, tap: device, control: control_tx.clone(), drops };
+        let lane = Lane { snapshot, tap: device, control: control_tx.clone(), drops, uplink };
         daemon.set_lane(running.slot, Some(Arc::new(lane)));
         running.set_control(control_tx.clone());
         Ok(Self {

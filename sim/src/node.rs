@@ -17,6 +17,7 @@ use engine::{Addressing, Engine, Hostname, Reply, Request, RequestId, Snapshot};
 use libp2p_identity::PeerId;
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
+use tunnel::NextHop;
 use zeroize::Zeroizing;
 
 use crate::clock::MachineClock;
@@ -397,7 +398,9 @@ impl Node {
             any = true;
             match output {
                 engine::Output::Frame { frame, offload } => self.write(frame, offload),
-                engine::Output::Transmit { to, datagram, ttl } => {
+                // The engine is told of no connection, and so it sends in none.
+                engine::Output::Transmit { to: NextHop::Stream(_), .. } => {}
+                engine::Output::Transmit { to: NextHop::Udp(to), datagram, ttl } => {
                     self.effects.push(Effect::Datagram { to, bytes: datagram, ttl });
                 }
                 engine::Output::Command(command) => {

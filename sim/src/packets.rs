@@ -6,7 +6,7 @@ use std::time::Duration;
 use bridge::Offload;
 use engine::fast::{self, Arrival, Datagrams, Verdict};
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, Ipv4Packet};
-use tunnel::Kind;
+use tunnel::{Kind, NextHop};
 
 use crate::driver::Moment;
 use crate::node::{Effect, Node, Observation};
@@ -43,6 +43,8 @@ impl Node {
 
     fn send_all(&mut self, mut datagrams: Datagrams) {
         datagrams.drain(|to, bytes, segment| {
+            // No node has a stream here: the engine is told of none.
+            let NextHop::Udp(to) = to else { return };
             for datagram in bytes.chunks(segment) {
                 self.effects.push(Effect::Datagram { to, bytes: datagram.to_vec(), ttl: None });
             }
@@ -63,7 +65,7 @@ impl Node {
             return self.pump(at);
         }
         let mut carried = Datagrams::default();
-        let received = fast::inbound(&snapshot, from, &mut datagram, now.mono, &mut carried);
+        let received = fast::inbound(&snapshot, from.into(), &mut datagram, now.mono, &mut carried);
         match received.arrival {
             Arrival::Frame { offload, header, packet } => {
                 let frame = [&header[..], packet].concat();
@@ -106,7 +108,7 @@ impl Node {
         let Some(snapshot) = self.process_snapshot() else { return false };
         let Some(outlet) = snapshot.sending.get(&peer) else { return false };
         // Only what goes straight to the peer is forged here, not what a relay would carry.
-        let tunnel::Way::Direct(to) = outlet.way else { return false };
+        let tunnel::Way::Direct(NextHop::Udp(to)) = outlet.way else { return false };
         let mut bytes = Vec::new();
         if outlet.session.seal(Kind::Packet, &[], packet, &mut bytes).is_err() {
             return false;

@@ -11,6 +11,7 @@
 pub mod dhcp_client;
 mod edge;
 mod lab;
+mod measure;
 pub mod nemesis;
 mod nine;
 mod node;
@@ -21,9 +22,10 @@ pub mod wait;
 pub mod watcher;
 
 pub use lab::{Lab, Router};
+pub use measure::{counts, stream};
 pub use nine::{Nine, Way, view_members};
 pub use node::{Node, Ready, overlay_binary};
-pub use pair::Pair;
+pub use pair::{Pair, peer};
 pub use process::{Finished, Process};
 pub use wan::Edge;
 

@@ -17,6 +17,8 @@ pub struct Pair {
     pub a: Node,
     /// Behind the second one.
     pub b: Node,
+    /// The address of `a` in the namespace.
+    pub a_ip: String,
     /// The address of `b` in the namespace.
     pub b_ip: String,
     /// With public addresses.
@@ -33,20 +35,30 @@ impl Pair {
     /// # Errors
     /// The kernel refuses, or one does not join.
     pub fn new(name: &str, edges: [Edge; 2], open: usize) -> anyhow::Result<Option<Self>> {
+        Self::without_udp(name, edges, open, [false, false])
+    }
+
+    /// As [`Self::new`], but from before they join no UDP passes outside those routers for which `blocked` says so.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn without_udp(name: &str, edges: [Edge; 2], open: usize, blocked: [bool; 2]) -> anyhow::Result<Option<Self>> {
         let Some(mut lab) = crate::lab(name)? else { return Ok(None) };
         let mut public = (0..open).map(|n| lab.public(&format!("o{n}"))).collect::<anyhow::Result<Vec<_>>>()?;
         let mut routers = [lab.router(edges[0])?, lab.router(edges[1])?];
         let [first, second] = &mut routers;
         let mut a = lab.behind(first, "a")?;
         let mut b = lab.behind(second, "b")?;
+        let blocked = routers.iter().zip(blocked).filter(|(_, blocked)| *blocked).map(|(router, _)| router.outside());
+        rule(&lab, &udp_rules(blocked))?;
         let (founder, others) = public.split_first_mut().context("a pair needs a founder in the open")?;
         founder.create_lab(&["--hostname", "o0"])?;
         for (n, other) in others.iter_mut().enumerate() {
             other.join_lab(founder, &["--hostname", &format!("o{}", n + 1)])?;
         }
-        a.join_lab(founder, &["--hostname", "a"])?;
+        let a_ip = a.join_lab(founder, &["--hostname", "a"])?.ip()?.to_string();
         let b_ip = b.join_lab(founder, &["--hostname", "b"])?.ip()?.to_string();
-        Ok(Some(Self { a, b, b_ip, open: public, routers, lab }))
+        Ok(Some(Self { a, b, a_ip, b_ip, open: public, routers, lab }))
     }
 
     /// How long the first packet takes from `a` to `b`.
@@ -104,16 +116,41 @@ impl Pair {
         self.rule("")
     }
 
+    /// From here on no UDP passes outside the first router; TCP does.
+    ///
+    /// # Errors
+    /// nftables refuses.
+    pub fn block_udp(&self) -> anyhow::Result<()> {
+        let [first, _] = &self.routers;
+        self.rule(&udp_rules([first.outside()]))
+    }
+
     fn rule(&self, rules: &str) -> anyhow::Result<()> {
-        let file = self.lab.dir().join("parted.nft");
-        fs::write(&file, format!("table ip parted\ndelete table ip parted\n{rules}"))?;
-        exec(&self.lab.internet(), &["nft", "-f", path(&file)?])?;
-        Ok(())
+        rule(&self.lab, rules)
     }
 }
 
+/// Lets no UDP pass to or from these addresses.
+fn udp_rules<'a>(outside: impl IntoIterator<Item = &'a str>) -> String {
+    let one = |address| format!("ip saddr {address} meta l4proto udp drop\nip daddr {address} meta l4proto udp drop\n");
+    let rules: String = outside.into_iter().map(one).collect();
+    format!("table ip parted {{\nchain pass {{\ntype filter hook forward priority 0; policy accept;\n{rules}}}\n}}\n")
+}
+
+/// Replaces what the network between the routers does not let through.
+fn rule(lab: &Lab, rules: &str) -> anyhow::Result<()> {
+    let file = lab.dir().join("parted.nft");
+
+    fs::write(&file, format!("table ip parted\ndelete table ip parted\n{rules}"))?;
+    exec(&lab.internet(), &["nft", "-f", path(&file)?])?;
+    Ok(())
+}
+
 /// What a member's status says about the one with this name.
-fn peer(member: &Node, name: &str) -> anyhow::Result<Value> {
+///
+/// # Errors
+/// It does not know it.
+pub fn peer(member: &Node, name: &str) -> anyhow::Result<Value> {
     let status = member.status()?;
     let peers = status["peers"].as_array().cloned().unwrap_or_default();
     let found = peers.iter().find(|peer| peer["hostname"] == name).cloned();

@@ -3,29 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use e2e::{Edge, Node, Pair, say, wait};
+use e2e::{Edge, Node, Pair, counts, say, stream, wait};
 
 /// A last resort, not a promise: the machine may be busy with other tests.
 const LIMIT: Duration = Duration::from_secs(60);
 
 const RANDOM: [Edge; 2] = [Edge::SymmetricRandom, Edge::SymmetricRandom];
 const HOME: [Edge; 2] = [Edge::Home, Edge::Home];
-
-/// How many echo requests were sent, and how many answered, as `ping` says at its end.
-fn counts(report: &str) -> anyhow::Result<(u32, u32)> {
-    let line = report.lines().find(|line| line.contains("packets transmitted")).context(report.to_owned())?;
-    let mut numbers = line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok());
-    numbers.next().zip(numbers.next()).with_context(|| line.to_owned())
-}
-
-/// Bits per second of a TCP stream of a few seconds.
-fn stream(from: &Node, to: &Node, ip: &str) -> anyhow::Result<f64> {
-    let mut server = to.spawn(&["iperf3", "-s", "-1", "--forceflush"])?;
-    server.wait_for_line(Duration::from_secs(10), |line| line.contains("Server listening"))?;
-    let report = from.run(&["iperf3", "-c", ip, "-t", "4", "-J"])?;
-    let report: serde_json::Value = serde_json::from_str(&report)?;
-    report["end"]["sum_received"]["bits_per_second"].as_f64().with_context(|| report.to_string())
-}
 
 #[test]
 fn behind_routers_that_draw_their_ports_a_relay_carries() -> anyhow::Result<()> {

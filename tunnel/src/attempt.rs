@@ -11,7 +11,9 @@ use crate::cookie;
 use crate::core::Core;
 use crate::drops::DropReason;
 use crate::endpoint::Endpoint;
-use crate::limits::{ATTEMPT, COOKIE_LIFE, FIRST_RETRIES, NEED_INTERVAL, RETRY, RETRY_JITTER_MS, ROUND_TRIES};
+use crate::limits::{
+    ATTEMPT, COOKIE_LIFE, FIRST_RETRIES, NEED_INTERVAL, RETRY, RETRY_JITTER_MS, ROUND_TRIES, STREAM_AFTER,
+};
 use crate::mac::{self, MacKeys};
 use crate::noise::{self, FIRST_OVERHEAD, Role};
 use crate::payload::{INIT_PAYLOAD, InitPayload, MINOR, RESP_PAYLOAD, RespPayload};
@@ -101,6 +103,13 @@ impl Peer {
         }
     }
 
+    /// The overlay has a connection with the peer: an attempt under way goes there as soon as it may.
+    pub(crate) fn hasten(&mut self, now: Instant) {
+        if let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.yielded) {
+            attempt.due = attempt.due.min(now.max(attempt.started + STREAM_AFTER));
+        }
+    }
+
     /// The Init under way goes to what has become known since, too: the peer takes the first that arrives.
     fn extend(&mut self, core: &mut Core, now: Instant) {
         let Some(attempt) = self.attempt.as_ref().filter(|attempt| !attempt.yielded) else { return };
@@ -168,7 +177,11 @@ impl Peer {
         let mut endpoints: Vec<Endpoint> = self.paths.active().into_iter().collect();
         let renewing = self.sealing().is_some() && self.unanswered_since.is_none() && attempt.rounds == 0;
         if endpoints.is_empty() || !renewing {
-            for endpoint in self.candidates.open(now).map(Endpoint::Direct).chain(self.paths.relays()) {
+            let first = self.candidates.open(now).map(Endpoint::Direct).chain(self.paths.relays());
+            let first: Vec<_> = first.collect();
+            // Only where nothing else is known, or has answered in time: it costs the peer a connection that stays.
+            let waited = first.is_empty() || now.saturating_duration_since(attempt.started) >= STREAM_AFTER;
+            for endpoint in first.into_iter().chain(self.paths.stream().filter(|_| waited)) {
                 if !endpoints.contains(&endpoint) {
                     endpoints.push(endpoint);
                 }

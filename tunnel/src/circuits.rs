@@ -95,6 +95,24 @@ impl Peer {
         }
     }
 
+    /// The overlay has a connection with this peer. A payload that found no way takes it.
+    pub(crate) fn handle_stream(&mut self, core: &mut Core, now: Instant) {
+        let stream = Endpoint::Stream(self.id);
+        if self.paths.stream().is_some() {
+            return;
+        }
+        self.paths.set_stream(Some(stream));
+        let silent = self.sealing().is_some() && self.paths.active().is_none();
+        if self.attempt.is_some() {
+            self.hasten(now);
+        } else if silent {
+            self.paths.begin_echo(stream, now);
+            self.send_echoes(core, now);
+        } else if !self.queue.is_empty() && self.sealing().is_none() {
+            self.begin(core, now);
+        }
+    }
+
     /// A way is no more. True if it was taken, and is missed.
     pub(crate) fn lose(&mut self, core: &mut Core, endpoint: Endpoint, now: Instant) -> bool {
         let taken = self.paths.active() == Some(endpoint);

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::config::{Config, identity_bytes};
 use crate::cookie::CookieSecret;
 use crate::drops::{DropReason, Drops};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, NextHop};
 use crate::event::{Event, Kind};
 use crate::index::Indices;
 use crate::limits::OPENING_TTL;
@@ -25,7 +25,7 @@ use crate::relay::Circuits;
 /// A datagram that leaves.
 pub(crate) enum Outgoing {
     Sealed {
-        to: SocketAddr,
+        to: NextHop,
         datagram: Vec<u8>,
         /// How many routers it may pass; `None` for as many as usual.
         ttl: Option<u8>,
@@ -115,7 +115,8 @@ impl Core {
 
     pub(crate) fn transmit(&mut self, to: Endpoint, datagram: Vec<u8>) {
         self.outgoing.push_back(match to {
-            Endpoint::Direct(to) => Outgoing::Sealed { to, datagram, ttl: None },
+            Endpoint::Direct(to) => Outgoing::Sealed { to: NextHop::Udp(to), datagram, ttl: None },
+            Endpoint::Stream(peer) => Outgoing::Sealed { to: NextHop::Stream(peer), datagram, ttl: None },
             Endpoint::Relayed { relay, circuit } => {
                 Outgoing::Inner { through: relay, kind: Kind::Forward, circuit, datagram }
             }
@@ -124,7 +125,7 @@ impl Core {
 
     /// Sends a datagram that passes our own edge and arrives nowhere.
     pub(crate) fn open_edge(&mut self, to: SocketAddr, datagram: Vec<u8>) {
-        self.outgoing.push_back(Outgoing::Sealed { to, datagram, ttl: Some(OPENING_TTL) });
+        self.outgoing.push_back(Outgoing::Sealed { to: NextHop::Udp(to), datagram, ttl: Some(OPENING_TTL) });
     }
 
     /// The set of sessions differs from what the caller saw last. Said once until it looks.

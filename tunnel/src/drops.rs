@@ -111,6 +111,8 @@ reasons! {
     RelayRefused = "relay-refused",
     /// Too many circuits are asked for at one relay.
     TooManyWishes = "too-many-wishes",
+    /// A datagram of one member in the stream of another one.
+    ForeignStream = "foreign-stream",
     /// A new endpoint has had three times what it sent and has not answered an echo.
     PathUnproven = "path-unproven",
 }

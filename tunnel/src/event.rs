@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use libp2p_identity::PeerId;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, NextHop};
 use crate::relay::Rate;
 use crate::session::Session;
 
@@ -51,9 +51,9 @@ impl Kind {
 /// A datagram and where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
-    /// Destination on the underlay.
-    pub to: SocketAddr,
-    /// UDP payload.
+    /// Where to.
+    pub to: NextHop,
+    /// The sealed bytes: the payload of one UDP datagram.
     pub datagram: Vec<u8>,
     /// How many routers it may pass; `None` for as many as usual.
     pub ttl: Option<u8>,
@@ -125,16 +125,16 @@ pub struct SessionView {
 /// What happens to a sealed datagram before it leaves.
 #[derive(Clone, Debug)]
 pub enum Way {
-    /// It goes to this address.
-    Direct(SocketAddr),
-    /// It is sealed once more for a relay, as [`Kind::Forward`], and goes to the relay's address.
+    /// It goes there as it is.
+    Direct(NextHop),
+    /// It is sealed once more for a relay, as [`Kind::Forward`], and goes to the relay.
     Relayed {
         /// The session with the relay.
         session: Arc<Session>,
         /// The relay's number for the circuit.
         circuit: u16,
-        /// The relay's address.
-        to: SocketAddr,
+        /// Where the relay is.
+        to: NextHop,
     },
 }
 
@@ -147,8 +147,8 @@ pub struct LegView {
     pub circuit: u16,
     /// The session with the other end, in which they go on as [`Kind::Carried`].
     pub session: Arc<Session>,
-    /// The other end's address.
-    pub to: SocketAddr,
+    /// Where the other end is.
+    pub to: NextHop,
     /// Our number for the circuit at that end.
     pub next: u16,
     /// What this member may send.

@@ -102,7 +102,7 @@ impl Peer {
             return;
         }
         let moves = match active {
-            Some(active) if !active.is_relayed() && !from.is_relayed() => {
+            Some(active) if active.is_direct() && from.is_direct() => {
                 // Back from where nothing has answered yet to where something did.
                 !asks || (!self.paths.is_proven() && self.paths.knows(from, now))
             }
@@ -126,7 +126,7 @@ impl Peer {
         if !self.paths.knows(from, now) {
             self.paths.begin_echo(from, now);
         }
-        if !asks && from.is_relayed() && !self.paths.answered_lately(now) {
+        if !asks && !from.is_direct() && !self.paths.answered_lately(now) {
             // The peer has left the way that we still take: perhaps it does not carry any more.
             self.paths.begin_all_echoes(now);
         }

@@ -31,6 +31,11 @@
 //! the relay for a circuit ([`Tunnel::open_circuit`]). A handshake goes over every circuit and to every address at once;
 //! what answers first carries the first packets, and a direct way is taken as soon as a round trip has proven it.
 //!
+//! # Streams
+//!
+//! Where UDP does not pass, datagrams go in a stream of the overlay's connection with the peer ([`Tunnel::set_stream`],
+//! [`NextHop::Stream`]), or with the relay. It is tried only when nothing else has answered, and left for anything that does.
+//!
 //! # Failure
 //!
 //! A payload waits at most 3 s for a session and is then dropped under a name. Init is sent again after 0.3,
@@ -76,7 +81,7 @@ mod wire;
 
 pub use config::{Candidate, CandidateKind, Config, PeerKeys, Suite, Suites};
 pub use drops::DropReason;
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, NextHop};
 pub use event::{Event, Kind, LegView, PathView, PeerView, SessionView, Transmit, Way};
 pub use relay::Rate;
 pub use session::{Opened, SealError, Session};

@@ -124,6 +124,9 @@ pub(crate) const NUMBER_LOW: u64 = 1 << 14;
 pub(crate) const PATHS: usize = 8;
 /// Circuits to one peer.
 pub(crate) const RELAYS: usize = 4;
+/// A handshake that nothing has answered for this long is tried over the overlay's connection as well: UDP may be blocked. With
+/// it the third Init goes there.
+pub(crate) const STREAM_AFTER: Duration = Duration::from_millis(800);
 /// Echo requests of one peer that may still be answered.
 pub(crate) const ASKED: usize = 64;
 /// Echo requests to a way from which only something authentic came, or while another way answers.

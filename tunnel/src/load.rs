@@ -72,7 +72,7 @@ impl Load {
     }
 }
 
-/// An IPv4 address, the 64 bits that one IPv6 customer has, or a relay with its circuit.
+/// An IPv4 address, the 64 bits that one IPv6 customer has, a relay with its circuit, or the member at the end of a stream.
 fn source(from: Endpoint) -> (Option<PeerId>, u128) {
     match from {
         Endpoint::Direct(addr) => match addr.ip().to_canonical() {
@@ -80,6 +80,7 @@ fn source(from: Endpoint) -> (Option<PeerId>, u128) {
             IpAddr::V6(ip) => (None, ip.to_bits() >> 64 << 64),
         },
         Endpoint::Relayed { relay, circuit } => (Some(relay), u128::from(circuit)),
+        Endpoint::Stream(peer) => (Some(peer), u128::MAX),
     }
 }
 

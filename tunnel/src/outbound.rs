@@ -102,7 +102,7 @@ impl Peer {
             self.unanswered_since = None;
             self.moved(core);
             core.ready.insert(self.id, now);
-            if self.paths.active().is_some_and(Endpoint::is_relayed) {
+            if self.paths.active().is_some_and(|active| !active.is_direct()) {
                 // The direct way may be open again in a moment, once each side knows where the other one is by now.
                 self.need(core, now);
             }

@@ -4,7 +4,7 @@
 //! counts for nothing. Each side chooses for itself. The rules, in this order:
 //!
 //! 1. A way that stays silent is left for the best of those that answer.
-//! 2. A direct way is better than one through a relay, which is others' bandwidth.
+//! 2. A direct way is better than one through a relay, which is others' bandwidth, and both are better than a stream.
 //! 3. Between two of a kind, the shorter round trip wins, by a fifth and at least two milliseconds.
 //!
 //! A way that was left stays open for what is still coming on it, so nothing is lost by a change.
@@ -31,6 +31,8 @@ pub(crate) struct Paths {
     unproven: Option<Unproven>,
     /// Circuits to the peer, proven or not.
     relays: Vec<Circuit>,
+    /// The overlay's connection with the peer, while there is one.
+    stream: Option<Endpoint>,
     asked: VecDeque<Asked>,
     /// What the peer says its side carries.
     peer_mtu: Option<u16>,
@@ -60,6 +62,13 @@ struct Row {
     limit: u8,
 }
 
+impl Row {
+    /// Whether a request has had no answer, and the next one is due.
+    fn is_doubtful(&self, now: Instant) -> bool {
+        self.tries > 0 && self.due <= now
+    }
+}
+
 /// An echo request that may still be answered.
 struct Asked {
     token: [u8; 8],
@@ -86,15 +95,15 @@ impl Path {
     }
 
     /// The order of rules 2 and 3.
-    fn rank(&self) -> (bool, Duration) {
-        (self.endpoint.is_relayed(), self.rtt.unwrap_or(Duration::MAX))
+    fn rank(&self) -> (u8, Duration) {
+        (self.endpoint.class(), self.rtt.unwrap_or(Duration::MAX))
     }
 
     /// Whether it is worth leaving `other` for this one.
     fn is_clearly_better(&self, other: &Self) -> bool {
-        let ((relayed, rtt), (other_relayed, other_rtt)) = (self.rank(), other.rank());
+        let ((class, rtt), (other_class, other_rtt)) = (self.rank(), other.rank());
         let margin = (other_rtt / 5).max(BETTER_BY);
-        if relayed == other_relayed { rtt.saturating_add(margin) < other_rtt } else { other_relayed }
+        if class == other_class { rtt.saturating_add(margin) < other_rtt } else { class < other_class }
     }
 }
 
@@ -114,11 +123,11 @@ impl Paths {
         self.known.iter().filter(move |path| path.is_proven(now)).map(|path| (path.endpoint, path.rtt))
     }
 
-    /// A handshake went there and came back. It is taken from here on, unless that would leave a direct way that has
-    /// just answered for a relay.
+    /// A handshake went there and came back. It is taken from here on, unless that would leave a better kind of way that has
+    /// just answered.
     pub(crate) fn prove(&mut self, endpoint: Endpoint, now: Instant) {
-        let direct = self.active.is_some_and(|active| !active.is_relayed());
-        let keep = endpoint.is_relayed() && direct && self.unproven.is_none() && self.answered_lately(now);
+        let better = self.active.is_some_and(|active| active.class() < endpoint.class());
+        let keep = better && self.unproven.is_none() && self.answered_lately(now);
         self.note_proof(endpoint, None, now);
         if !keep {
             self.take(endpoint);
@@ -221,7 +230,7 @@ impl Paths {
             Some(_) | None => (MIN_MTU_V4, 20 + 8),
         };
         let whole = usize::from(mtu.max(floor)) - headers - HEADER - TAG;
-        let Some(endpoint) = self.active.filter(|active| active.is_relayed()) else { return whole };
+        let Some(endpoint) = self.active.filter(|active| active.relay().is_some()) else { return whole };
         let floor = usize::from(MIN_MTU_V4) - headers - 2 * (HEADER + TAG);
         let circuit = self.relays.iter().find(|circuit| circuit.endpoint == endpoint);
         let room = circuit.map_or(whole, |circuit| circuit.told.min(circuit.own));
@@ -263,9 +272,20 @@ impl Paths {
         self.relays.iter().map(|circuit| circuit.endpoint)
     }
 
+    /// Whether the overlay has a connection with the peer, and so a way to it that may be asked.
+    pub(crate) fn set_stream(&mut self, stream: Option<Endpoint>) {
+        self.stream = stream;
+    }
+
+    /// The overlay's connection with the peer.
+    pub(crate) fn stream(&self) -> Option<Endpoint> {
+        self.stream
+    }
+
     /// A way is no more. If it was taken, none is until another one is chosen.
     pub(crate) fn remove(&mut self, endpoint: Endpoint) {
         self.relays.retain(|known| known.endpoint != endpoint);
+        self.stream.take_if(|stream| *stream == endpoint);
         self.known.retain(|path| path.endpoint != endpoint);
         if self.active == Some(endpoint) {
             self.active = None;
@@ -273,7 +293,7 @@ impl Paths {
         }
     }
 
-    /// Forgets all ways but the circuits.
+    /// Forgets all ways but those that others have said are there.
     pub(crate) fn clear(&mut self) {
         self.known.clear();
         self.active = None;
@@ -310,6 +330,13 @@ impl Paths {
     /// stays so until there is a better one.
     pub(crate) fn take_due(&mut self, now: Instant) -> Due {
         let mut due = Due::default();
+        let silent =
+            self.active.and_then(|active| self.find(active)?.row.as_ref()).is_some_and(|row| row.is_doubtful(now));
+        if let Some(stream) =
+            self.stream.filter(|stream| silent && self.find(*stream).is_none_or(|path| path.row.is_none()))
+        {
+            self.begin_echo(stream, now);
+        }
         let answered = self.known.iter().filter_map(|path| path.proven).max();
         for path in &mut self.known {
             let Some(row) = path.row.as_mut().filter(|row| row.due <= now) else { continue };

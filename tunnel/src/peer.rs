@@ -14,7 +14,7 @@ use crate::candidates::Candidates;
 use crate::circuits::Wishes;
 use crate::config::PeerKeys;
 use crate::core::{Core, Errand};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, NextHop};
 use crate::event::{Event, PathView, PeerView, SessionView, Way};
 use crate::fragment::Reassembly;
 use crate::limits::{DOUBLE, NEED_INTERVAL};
@@ -328,9 +328,9 @@ impl Peer {
         self.generations().fold(self.totals.0, |sum, g| sum.saturating_add(g.session.counters().sent_bytes))
     }
 
-    /// The session to carry in, and the address that it leads to.
-    pub(crate) fn carrier(&self) -> Option<(Arc<Session>, SocketAddr)> {
-        let to = self.paths.active().filter(|_| self.paths.is_proven())?.direct()?;
+    /// The session to carry in, and where it leads.
+    pub(crate) fn carrier(&self) -> Option<(Arc<Session>, NextHop)> {
+        let to = self.paths.active().filter(|_| self.paths.is_proven())?.next_hop()?;
         Some((Arc::clone(&self.sealing()?.session), to))
     }
 
@@ -341,7 +341,7 @@ impl Peer {
             peer: self.id,
             session: Arc::clone(&generation.session),
             endpoint,
-            way: endpoint.and_then(Endpoint::direct).map(Way::Direct),
+            way: endpoint.and_then(Endpoint::next_hop).map(Way::Direct),
             sending: sealing == Some(generation.session.index()),
         })
     }

@@ -7,6 +7,7 @@ mod life;
 mod net;
 mod paths;
 mod relays;
+mod streams;
 mod vectors;
 
 use std::time::Instant;

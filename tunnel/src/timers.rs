@@ -165,13 +165,13 @@ impl Peer {
         if self.suspected { UNANSWERED_AFTER } else { SUSPECT_AFTER }
     }
 
-    /// Keeps open the circuits behind a way in use, and tries to get away from a relay while it is in use.
+    /// Keeps open the circuits behind a way in use, and tries for a direct way while another one is in use.
     fn keep_ways(&mut self, core: &mut Core, delta: Counters, now: Instant) {
         let in_use = delta.sent_data > 0 || delta.received_data > 0;
         if in_use {
             self.used_at = Some(now);
         }
-        let relayed = self.paths.active().is_some_and(Endpoint::is_relayed);
+        let direct = self.paths.active().is_none_or(Endpoint::is_direct);
         if self.unanswered_since.is_none() {
             self.suspected = false;
         }
@@ -183,7 +183,7 @@ impl Peer {
                 self.paths.begin_echo(way, now);
             }
         }
-        if !relayed {
+        if direct {
             self.direct_retry = None;
         } else if in_use {
             let (due, pause) = *self.direct_retry.get_or_insert((now + DIRECT_RETRY.0, DIRECT_RETRY.0 * 2));

@@ -122,6 +122,19 @@ impl Tunnel {
         self.settle(now);
     }
 
+    /// The overlay has a connection with a peer, or has it no more. Datagrams can go there as parts of a stream: the last
+    /// resort, where UDP does not pass.
+    pub fn set_stream(&mut self, peer: PeerId, connected: bool, now: Instant) {
+        if connected {
+            self.with_entry(peer, now, |peer, core| peer.handle_stream(core, now));
+        } else {
+            self.with_peer(peer, |peer, core| {
+                peer.lose(core, Endpoint::Stream(peer.id), now);
+            });
+        }
+        self.settle(now);
+    }
+
     /// Makes a new session while the old one stays in use: the peer may have been restarted, and nobody but a
     /// handshake can tell.
     pub fn renew(&mut self, peer: PeerId, now: Instant) {
@@ -177,13 +190,13 @@ impl Tunnel {
         match parse(datagram) {
             Ok(Message::Init) => self.handle_init(from, datagram, now),
             Ok(Message::Resp { receiver }) => {
-                self.with_owner(receiver, |peer, core| peer.handle_resp(core, from, receiver, datagram, now));
+                self.with_owner(receiver, from, |peer, core| peer.handle_resp(core, from, receiver, datagram, now));
             }
             Ok(Message::Cookie { receiver }) => {
-                self.with_owner(receiver, |peer, core| peer.handle_cookie(core, from, datagram, now));
+                self.with_owner(receiver, from, |peer, core| peer.handle_cookie(core, from, datagram, now));
             }
             Ok(Message::Data { receiver }) => {
-                self.with_owner(receiver, |peer, core| peer.handle_data(core, from, receiver, datagram, now));
+                self.with_owner(receiver, from, |peer, core| peer.handle_data(core, from, receiver, datagram, now));
             }
             Err(NoMessage::Malformed) => self.core.drop(DropReason::Malformed),
             Err(NoMessage::WrongMajor) => self.core.drop(DropReason::WrongMajor),
@@ -442,6 +455,9 @@ impl Tunnel {
     fn handle_init(&mut self, from: Endpoint, init: &[u8], now: Instant) {
         let id = self.core.read_init(from, init, now).and_then(|initiation| {
             let peer = find_initiator(&initiation, &self.by_key, &mut self.peers)?;
+            if !from.can_be_of(&peer.id) {
+                return Err(DropReason::ForeignStream);
+            }
             peer.handle_init(&mut self.core, from, initiation, now);
             Ok(peer.id)
         });
@@ -452,9 +468,10 @@ impl Tunnel {
     }
 
     /// Acts on the peer that has this receiver index.
-    fn with_owner(&mut self, index: u32, act: impl FnOnce(&mut Peer, &mut Core)) {
+    fn with_owner(&mut self, index: u32, from: Endpoint, act: impl FnOnce(&mut Peer, &mut Core)) {
         match self.core.indices.owner(index) {
-            Some(peer) => self.with_peer(peer, act),
+            Some(peer) if from.can_be_of(&peer) => self.with_peer(peer, act),
+            Some(_) => self.core.drop(DropReason::ForeignStream),
             None => self.core.drop(DropReason::UnknownIndex),
         }
     }

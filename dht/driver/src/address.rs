@@ -15,6 +15,11 @@ pub(crate) fn multiaddrs_of(addr: SocketAddr) -> [Multiaddr; 2] {
     [ip.clone().with(Protocol::Udp(addr.port())).with(Protocol::QuicV1), ip.with(Protocol::Tcp(addr.port()))]
 }
 
+/// Whether this is an address for TCP.
+pub(crate) fn is_tcp(address: &Multiaddr) -> bool {
+    matches!(address.iter().nth(1), Some(Protocol::Tcp(_)))
+}
+
 /// The IP address and port at the front of a libp2p address of ours.
 pub(crate) fn socket_addr_of(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();

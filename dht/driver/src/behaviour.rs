@@ -21,6 +21,7 @@ use crate::hello;
 use crate::hints;
 use crate::lan::Lan;
 use crate::message::MessageCodec;
+use crate::stream;
 
 /// A connection that nothing goes over and nobody wants to keep.
 const IDLE: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(20) };
@@ -53,6 +54,7 @@ type OnLan = crate::tests::seen::Seen;
 pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) message: Gate<request_response::Behaviour<MessageCodec>>,
+    pub(crate) stream: Gate<stream::Behaviour>,
     pub(crate) kad: Gate<kad::Behaviour<MemoryStore>>,
     pub(crate) identify: Gate<identify::Behaviour>,
     pub(crate) hello: hello::Behaviour,
@@ -65,6 +67,7 @@ pub(crate) struct Behaviour {
 pub(crate) struct Protocols {
     pub(crate) message: StreamProtocol,
     pub(crate) kad: StreamProtocol,
+    pub(crate) stream: StreamProtocol,
 }
 
 impl Protocols {
@@ -74,7 +77,7 @@ impl Protocols {
         let protocol = |kind: &str| {
             StreamProtocol::try_from_owned(format!("/overlay/{name}/{kind}/1")).expect("it begins with a slash")
         };
-        Self { message: protocol("message"), kad: protocol("kad") }
+        Self { message: protocol("message"), kad: protocol("kad"), stream: protocol("datagrams") }
     }
 }
 
@@ -138,6 +141,7 @@ fn behaviour(key: &identity::Keypair, config: &DriverConfig, filter: &Arc<Addres
     Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         message: Gate::new(message, filter.clone()),
+        stream: Gate::new(stream::Behaviour::new(protocols.stream), filter.clone()),
         kad: Gate::new(kademlia(me, protocols.kad), filter.clone()),
         identify: Gate::new(identify, filter.clone()),
         hello: hello::Behaviour::new(filter.clone()),

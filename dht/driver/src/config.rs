@@ -8,6 +8,8 @@ use ipnet::Ipv4Net;
 use libp2p::{Multiaddr, PeerId};
 use zeroize::Zeroizing;
 
+use crate::streams::StreamServer;
+
 /// Everything that one namespace's driver has to know.
 pub struct DriverConfig {
     /// The namespace; its protocols are named after it.
@@ -30,6 +32,8 @@ pub struct DriverConfig {
     pub filtered: Vec<Ipv4Net>,
     /// Whether addresses told by others may be loopback addresses.
     pub loopback: Loopback,
+    /// Who wants datagrams sent, and takes those that come, in streams. Without it none are opened or read.
+    pub streams: Option<StreamServer>,
     /// Peers that are on the LAN at once.
     #[cfg(test)]
     pub(crate) seen: Vec<(PeerId, Multiaddr)>,
@@ -57,6 +61,7 @@ impl DriverConfig {
             mdns: true,
             filtered: Vec::new(),
             loopback: Loopback::Refuse,
+            streams: None,
             #[cfg(test)]
             seen: Vec::new(),
             seed,

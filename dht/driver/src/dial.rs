@@ -112,7 +112,7 @@ impl<C: Clocks> Driver<C> {
         }
     }
 
-    fn start_dial(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) -> Option<ConnectionId> {
+    pub(crate) fn start_dial(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) -> Option<ConnectionId> {
         addresses.retain(|address| !self.filter.is_virtual(address));
         if addresses.is_empty() {
             return None;
@@ -156,6 +156,7 @@ impl<C: Clocks> Driver<C> {
     }
 
     pub(crate) fn handle_dial_failed(&mut self, connection: ConnectionId) {
+        self.stream_without_tcp(connection);
         self.end_contact_attempt(connection);
         let Some(peer) = self.dialer.waiting_for(|attempt| attempt.connection() == Some(connection)) else { return };
         if self.links.has(peer) {

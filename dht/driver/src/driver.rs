@@ -33,6 +33,7 @@ use crate::listen::listen;
 use crate::machine::Machine;
 use crate::seek::Seeks;
 use crate::store::Store;
+use crate::streams::Pipes;
 
 /// Things that happen before the disk is waited for once.
 const MOST_AT_ONCE: usize = 64;
@@ -101,6 +102,7 @@ pub(crate) async fn run_machine(
                 None => break Ok(()),
             },
             event = driver.swarm.select_next_some(), if roomy => driver.handle_swarm_events(event),
+            asked = driver.pipes.wanted(), if roomy => driver.open_stream(asked),
             Some(found) = driver.lookups.next(), if !driver.lookups.is_empty() => driver.handle_lookup(found),
             () = tokio::time::sleep(sleep) => {}
         }
@@ -134,6 +136,7 @@ pub(crate) struct Driver<C> {
     pub(crate) links: Links,
     pub(crate) dialer: Dialer,
     pub(crate) dial_backs: DialBacks,
+    pub(crate) pipes: Pipes,
     pub(crate) seeks: Seeks,
     pub(crate) book: Book,
     pub(crate) hints: Hints,
@@ -151,10 +154,11 @@ pub(crate) struct Driver<C> {
 }
 
 impl<C: Clocks> Driver<C> {
-    fn new(config: DriverConfig, machine: Machine, store: Store, clocks: C) -> anyhow::Result<Self> {
+    fn new(mut config: DriverConfig, machine: Machine, store: Store, clocks: C) -> anyhow::Result<Self> {
         let filter = Arc::new(AddressFilter::new(config.loopback, config.filtered.clone()));
         let swarm = swarm(&config, &filter)?;
         let mut rng = ChaCha8Rng::from_seed(config.seed);
+        let pipes = Pipes::new(config.streams.take());
         let dialer = Dialer::new(ChaCha8Rng::from_seed(rng.random()));
         let now = clocks.now();
         Ok(Self {
@@ -176,6 +180,7 @@ impl<C: Clocks> Driver<C> {
             filter,
             dialer,
             dial_backs: DialBacks::default(),
+            pipes,
             seeks: Seeks::default(),
             rng,
         })

@@ -34,10 +34,13 @@ mod network;
 mod seek;
 mod snapshot;
 mod store;
+mod stream;
+mod streams;
 
 pub use config::{Clocks, DriverConfig, DriverEvent, Loopback, Start};
 pub use driver::run;
 pub use store::{Store, StoreError};
+pub use streams::{Deliver, NotSent, StreamServer, Streams};
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use libp2p::kad::KBucketKey;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
+use crate::address::is_tcp;
 use crate::gate::Door;
 use crate::hello::Keep;
 
@@ -105,6 +106,13 @@ impl Links {
     /// Whether some connection to this peer is not open, or not yet.
     pub(crate) fn is_mixed(&self, peer: PeerId) -> bool {
         self.links.values().any(|link| link.peer == peer && link.stage != Stage::Open)
+    }
+
+    /// The connection on which streams of datagrams to this peer are opened: one by TCP before the one that is kept.
+    pub(crate) fn for_streams(&self, peer: PeerId) -> Option<(ConnectionId, &Link)> {
+        let open = self.links.iter().filter(|(_, link)| link.peer == peer && link.stage == Stage::Open);
+        let tcp = open.filter(|(_, link)| is_tcp(&link.address)).max_by_key(|(id, link)| (link.since, **id));
+        tcp.map(|(id, link)| (*id, link)).or_else(|| self.preferred(peer))
     }
 
     pub(crate) fn level(&self, peer: PeerId) -> Option<Level> {

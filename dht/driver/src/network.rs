@@ -70,6 +70,7 @@ impl<C: Clocks> Driver<C> {
     fn handle_behaviour_event(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Hello(event) => self.handle_hello_event(event),
+            BehaviourEvent::Stream(event) => self.handle_stream_event(event),
             BehaviourEvent::Message(event) => self.handle_message_event(event),
             BehaviourEvent::Kad(event) => self.handle_kad_event(event),
             BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
@@ -110,6 +111,7 @@ impl<C: Clocks> Driver<C> {
     }
 
     fn handle_closed(&mut self, connection: ConnectionId, why: &str) {
+        self.pipes.closed(connection);
         let Some(ended) = self.links.remove(connection) else { return };
         let (link, now) = (ended.link, self.now());
         tracing::debug!(peer = %link.peer, address = %link.address, stage = ?link.stage, why, "connection ended");
@@ -192,6 +194,7 @@ impl<C: Clocks> Driver<C> {
             && link.made_by == MadeBy::Us
         {
             let address = link.address.clone();
+            self.stream_over_tcp(peer, connection);
             if self.links.level(peer) == Some(Level::Member) {
                 self.book.note(peer, [address.clone()], self.clocks.now().mono);
                 self.name_replica(peer);
@@ -233,6 +236,7 @@ impl<C: Clocks> Driver<C> {
         };
         let behaviour = self.swarm.behaviour_mut();
         behaviour.message.set(peer, connection, message);
+        behaviour.stream.set(peer, connection, rest);
         behaviour.kad.set(peer, connection, rest);
         behaviour.identify.set(peer, connection, rest);
     }

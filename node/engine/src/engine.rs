@@ -12,7 +12,7 @@ use dht::{ClientId, Command, CommandId, LeaseKey};
 use dns::Responder;
 use ipnet::Ipv4Net;
 use libp2p_identity::PeerId;
-use tunnel::{Endpoint, Kind, Tunnel};
+use tunnel::{Endpoint, Kind, NextHop, Tunnel};
 
 use crate::config::Config;
 use crate::fence::Fences;
@@ -47,7 +47,7 @@ pub enum Output {
     /// Send this datagram.
     Transmit {
         /// Where to.
-        to: SocketAddr,
+        to: NextHop,
         /// The sealed bytes.
         datagram: Vec<u8>,
         /// How many routers it may pass; `None` for as many as usual.
@@ -278,6 +278,14 @@ impl Engine {
     pub fn handle_forwarded(&mut self, id: dns::QueryId, reply: Option<&[u8]>, now: Now) {
         self.look(now);
         self.dns.handle_forwarded(id, reply, now.mono);
+        self.drain(now);
+    }
+
+    /// The overlay has a connection with a member, or has it no more: datagrams can go there in a stream
+    /// ([`NextHop::Stream`]), and come from there ([`Endpoint::Stream`]).
+    pub fn handle_stream(&mut self, peer: PeerId, connected: bool, now: Now) {
+        self.look(now);
+        self.set_stream(peer, connected, now);
         self.drain(now);
     }
 

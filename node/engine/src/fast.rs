@@ -4,13 +4,12 @@
 //! → frame. Where a relay is between, a datagram is sealed once more for it, and opened twice where it arrives; what we
 //! carry for others goes from session to session. Anything that is not plain goes to the engine.
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bridge::{Inbound, Offload, Outbound, segment};
 use libp2p_identity::PeerId;
-use tunnel::{DropReason, Endpoint, Kind, LegView, SealError, Way, data_kind, receiver_index};
+use tunnel::{DropReason, Endpoint, Kind, LegView, NextHop, SealError, Way, data_kind, receiver_index};
 
 use crate::snapshot::{Inlet, Outlet, Snapshot};
 
@@ -41,9 +40,9 @@ pub struct Datagrams {
     inner: Vec<u8>,
 }
 
-/// Datagrams of equal size to one address; the last may be shorter.
+/// Datagrams of equal size that go the same way; the last may be shorter.
 struct Run {
-    to: SocketAddr,
+    to: NextHop,
     start: usize,
     end: usize,
     segment: usize,
@@ -59,8 +58,8 @@ impl Datagrams {
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
-    /// Calls `send` with address, bytes and segment size of each run, and forgets them.
-    pub fn drain(&mut self, mut send: impl FnMut(SocketAddr, &[u8], usize)) {
+    /// Calls `send` with next hop, bytes and segment size of each run, and forgets them.
+    pub fn drain(&mut self, mut send: impl FnMut(NextHop, &[u8], usize)) {
         for run in self.runs.drain(..) {
             send(run.to, &self.bytes[run.start..run.end], run.segment);
         }
@@ -93,7 +92,7 @@ impl Datagrams {
     }
 
     /// What was appended from `start` on is one datagram: it goes into the last run, or begins one.
-    fn extend_run(&mut self, to: SocketAddr, start: usize) {
+    fn extend_run(&mut self, to: NextHop, start: usize) {
         let end = self.bytes.len();
         let size = end - start;
         if let Some(run) = self.runs.last_mut()
@@ -210,17 +209,19 @@ pub struct Received<'d> {
 /// Opens one datagram in place. What is to be carried on is appended to `out`.
 pub fn inbound<'d>(
     snapshot: &Snapshot,
-    from: SocketAddr,
+    from: Endpoint,
     datagram: &'d mut [u8],
     now: Instant,
     out: &mut Datagrams,
 ) -> Received<'d> {
-    let from = Endpoint::Direct(from);
     let kind = data_kind(datagram);
     let inlet = match inlet(snapshot, datagram) {
         Some(inlet) if kind.is_some_and(is_plain) => inlet,
         _ => return Received { arrival: Arrival::Sealed { from, datagram }, roamed: [None, None] },
     };
+    if !from.can_be_of(&inlet.peer) {
+        return Received { arrival: Arrival::Dropped(DropReason::ForeignStream.as_str()), roamed: [None, None] };
+    }
     // One that we do not carry, or not yet: the engine has an answer to it.
     let circuit = tunnel::circuit(datagram);
     let forward = kind == Some(Kind::Forward);

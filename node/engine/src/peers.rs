@@ -10,7 +10,7 @@ use dht::identity::PublicKey;
 use dht::sign::NamespaceId;
 use dht::signal::{self, Candidates, Filter, Freshness, Loopback, MAX_CANDIDATES, MAX_RELAYS, SignalError};
 use libp2p_identity::PeerId;
-use tunnel::{Candidate, CandidateKind};
+use tunnel::{Candidate, CandidateKind, Endpoint};
 
 use crate::bucket::Bucket;
 use crate::engine::Engine;
@@ -31,6 +31,8 @@ pub(crate) struct Peer {
     pub(crate) keyed: bool,
     pub(crate) up: bool,
     connected: Option<Instant>,
+    /// Whether the overlay has a connection with it.
+    linked: bool,
     signalled: Option<Instant>,
     /// What it was told of us then, see [`Peers::version`].
     told_version: u64,
@@ -152,7 +154,7 @@ impl Engine {
     /// Whether a peer is there, and reached without a relay.
     fn is_direct(&self, peer: &PeerId, now: Now) -> bool {
         let view = self.tunnel.peer(peer, now.mono).filter(|view| view.up);
-        view.and_then(|view| view.endpoint).is_some_and(|endpoint| !endpoint.is_relayed())
+        view.and_then(|view| view.endpoint).is_some_and(Endpoint::is_direct)
     }
 
     /// Somebody has told us where we are seen: whoever looks for us, or is looked for, has to know.
@@ -174,13 +176,28 @@ impl Engine {
         let Some(entry) = self.peers.entry(peer) else { return self.count("too-many-peers") };
         entry.keyed = true;
         let (wanted, up) = (entry.wanted, entry.up);
+        let linked = entry.linked;
         self.tunnel.set_peer(peer, keys, now.mono);
+        if linked {
+            self.tunnel.set_stream(peer, true, now.mono);
+        }
         if up {
             // It said hello anew: perhaps it was restarted, and what we seal for it falls on deaf ears.
             self.tunnel.renew(peer, now.mono);
         }
         if wanted {
             self.signal(peer, true, now);
+        }
+    }
+
+    /// The overlay has a connection with a peer, or no more. Of one that is no member nothing is kept.
+    pub(crate) fn set_stream(&mut self, peer: PeerId, connected: bool, now: Now) {
+        let Some(entry) = self.peers.entry(peer) else { return self.count("too-many-peers") };
+        entry.linked = connected;
+        if entry.keyed {
+            self.tunnel.set_stream(peer, connected, now.mono);
+        } else if !connected && !entry.wanted && !entry.serves {
+            self.peers.known.remove(&peer);
         }
     }
 

@@ -178,7 +178,7 @@ pub struct PeerStatus {
     pub ip: Option<Ipv4Addr>,
     /// Its name.
     pub hostname: Option<String>,
-    /// `direct`, `relay` or `none`.
+    /// `direct`, `relay`, `stream` (the overlay's connection, where UDP does not pass) or `none`.
     pub path: String,
     /// Its address on the underlay, or who carries to it.
     pub endpoint: Option<String>,
@@ -379,6 +379,7 @@ pub(crate) fn path_word(endpoint: Option<Endpoint>) -> &'static str {
     match endpoint {
         Some(Endpoint::Direct(_)) => "direct",
         Some(Endpoint::Relayed { .. }) => "relay",
+        Some(Endpoint::Stream(_)) => "stream",
         None => "none",
     }
 }

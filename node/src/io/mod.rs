@@ -5,4 +5,5 @@ pub(crate) mod link;
 pub(crate) mod power;
 pub(crate) mod tap;
 pub(crate) mod udp;
+pub(crate) mod uplink;
 pub(crate) mod vmgenid;

@@ -504,7 +504,7 @@ fn nothing_is_answered_to_an_address_that_is_no_hosts_own() {
     let mut net = Net::new(2);
     let init = Forgery::of(0, 1).bytes();
     for from in ["224.0.0.1:9", "255.255.255.255:9", "198.51.100.1:0", "[ff02::1]:9"] {
-        net.inject(1, from.parse().unwrap(), &init);
+        net.inject(1, from.parse::<SocketAddr>().unwrap(), &init);
     }
     assert_eq!(net.nodes[1].drops(DropReason::BadSource), 4);
     assert!(net.seen.is_empty());

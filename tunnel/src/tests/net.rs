@@ -1,6 +1,6 @@
 //! Nodes on a wire in virtual time: latency, loss, sizes, changes of address, and an eavesdropper.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use super::origin;
 use crate::noise::public_key;
 use crate::{
-    Candidate, CandidateKind, Config, DropReason, Event, Kind, PeerKeys, PeerView, Session, Suites, Transmit, Tunnel,
-    Way,
+    Candidate, CandidateKind, Config, DropReason, Endpoint, Event, Kind, NextHop, PeerKeys, PeerView, Session, Suites,
+    Transmit, Tunnel, Way,
 };
 
 pub(crate) const NAMESPACE: [u8; 32] = [0x4e; 32];
@@ -102,8 +102,20 @@ pub(crate) struct Net {
     pub(crate) opening: Vec<(SocketAddr, SocketAddr)>,
     /// What stands before the nodes with these addresses.
     pub(crate) edges: BTreeMap<IpAddr, Nat>,
+    /// How many datagrams went in streams.
+    pub(crate) streamed: usize,
     wire: BTreeMap<(Instant, u64), Flight>,
+    /// Nodes that have a connection in the overlay, and with whom; and what goes in its streams.
+    streams: BTreeSet<(usize, PeerId)>,
+    pipe: BTreeMap<(Instant, u64), Streamed>,
     serial: u64,
+}
+
+/// A datagram in a stream.
+struct Streamed {
+    from: PeerId,
+    to: usize,
+    bytes: Vec<u8>,
 }
 
 impl Net {
@@ -132,7 +144,10 @@ impl Net {
             moved: BTreeMap::new(),
             opening: Vec::new(),
             edges: BTreeMap::new(),
+            streamed: 0,
             wire: BTreeMap::new(),
+            streams: BTreeSet::new(),
+            pipe: BTreeMap::new(),
             serial: 0,
         };
         for node in 0..n {
@@ -214,7 +229,7 @@ impl Net {
                 Transmit { to, datagram: outer, ttl: None }
             }
         };
-        self.put(self.nodes[a].addr, transmit);
+        self.transmit(a, transmit);
     }
 
     /// Node `a` asks `relay` to carry to and from `b`.
@@ -229,9 +244,36 @@ impl Net {
         self.nodes[a].tunnel.peer(&self.nodes[b].id, self.now).unwrap()
     }
 
+    /// Two nodes are connected in the overlay, or no more.
+    pub(crate) fn connect(&mut self, a: usize, b: usize, connected: bool) {
+        for (at, other) in [(a, b), (b, a)] {
+            let (id, now) = (self.nodes[other].id, self.now);
+            let changed = if connected { self.streams.insert((at, id)) } else { self.streams.remove(&(at, id)) };
+            assert!(changed);
+            self.nodes[at].tunnel.set_stream(id, connected, now);
+            self.drain(at);
+        }
+    }
+
+    /// Puts a datagram on the wire, or into a stream of node `n`.
+    fn transmit(&mut self, n: usize, transmit: Transmit) {
+        match transmit.to {
+            NextHop::Udp(_) => self.put(self.nodes[n].addr, transmit),
+            NextHop::Stream(peer) if self.streams.contains(&(n, peer)) => {
+                self.serial += 1;
+                self.streamed += 1;
+                let to = self.nodes.iter().position(|node| node.id == peer).unwrap();
+                let stream = Streamed { from: self.nodes[n].id, to, bytes: transmit.datagram };
+                self.pipe.insert((self.now + self.latency, self.serial), stream);
+            }
+            NextHop::Stream(_) => {}
+        }
+    }
+
     /// Puts a datagram on the wire.
     pub(crate) fn put(&mut self, from: SocketAddr, transmit: Transmit) {
-        let mut flight = Flight { from, to: transmit.to, bytes: transmit.datagram };
+        let NextHop::Udp(to) = transmit.to else { panic!("{} is no address", transmit.to) };
+        let mut flight = Flight { from, to, bytes: transmit.datagram };
         let time = self.now - origin();
         if let Some(edge) = self.edges.get_mut(&from.ip()) {
             let Passage::Through { from, to } = edge.outbound(v4(from), v4(flight.to), time) else { return };
@@ -259,7 +301,7 @@ impl Net {
     }
 
     /// Hands a datagram to node `n` at once.
-    pub(crate) fn inject(&mut self, n: usize, from: SocketAddr, bytes: &[u8]) {
+    pub(crate) fn inject(&mut self, n: usize, from: impl Into<Endpoint>, bytes: &[u8]) {
         let wall = self.wall();
         self.nodes[n].tunnel.handle_datagram(from, bytes, wall, self.now);
         self.drain(n);
@@ -273,13 +315,18 @@ impl Net {
             assert!(steps < 2_000_000, "the network does not come to rest");
             let arrival = self.wire.first_key_value().map(|((at, _), _)| *at);
             let timer = self.nodes.iter().filter_map(|node| node.tunnel.poll_timeout()).map(|(at, _)| at).min();
-            let Some(at) = [arrival, timer].into_iter().flatten().min().filter(|at| *at <= end) else {
+            let stream = self.pipe.first_key_value().map(|((at, _), _)| *at);
+            let Some(at) = [arrival, stream, timer].into_iter().flatten().min().filter(|at| *at <= end) else {
                 break;
             };
             self.now = self.now.max(at);
             if arrival.is_some_and(|arrival| arrival <= self.now) {
                 let (_, flight) = self.wire.pop_first().unwrap();
                 self.deliver(&flight);
+            }
+            if stream.is_some_and(|stream| stream <= self.now) {
+                let (_, Streamed { from, to, bytes }) = self.pipe.pop_first().unwrap();
+                self.inject(to, Endpoint::Stream(from), &bytes);
             }
             for n in 0..self.nodes.len() {
                 if self.nodes[n].tunnel.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
@@ -315,7 +362,7 @@ impl Net {
         if let Some(edge) = edge {
             let Passage::Through { from, to } = edge.inbound(v4(flight.from), v4(flight.to), time) else { return };
             if let Some(n) = self.nodes.iter().position(|node| node.addr == SocketAddr::from(to)) {
-                self.inject(n, from.into(), &flight.bytes);
+                self.inject(n, SocketAddr::from(from), &flight.bytes);
             }
             return;
         }
@@ -348,7 +395,7 @@ impl Net {
             self.nodes[n].events.push((now, event));
         }
         while let Some(transmit) = self.nodes[n].tunnel.poll_transmit() {
-            self.put(self.nodes[n].addr, transmit);
+            self.transmit(n, transmit);
         }
     }
 }

@@ -255,7 +255,7 @@ impl Outsider {
 }
 
 fn guarded() -> Vec<StreamProtocol> {
-    let Protocols { message, kad } = Protocols::of(&dht::NamespaceId([9; 32]));
+    let Protocols { message, kad, stream } = Protocols::of(&dht::NamespaceId([9; 32]));
     let others = [
         "/ipfs/id/1.0.0",
         "/ipfs/id/push/1.0.0",
@@ -264,7 +264,7 @@ fn guarded() -> Vec<StreamProtocol> {
         "/libp2p/dcutr",
         "/libp2p/autonat/2/dial-request",
     ];
-    [message, kad].into_iter().chain(others.map(StreamProtocol::new)).collect()
+    [message, kad, stream].into_iter().chain(others.map(StreamProtocol::new)).collect()
 }
 
 async fn listener(name: &str, fake: Fake) -> Node {
@@ -317,8 +317,9 @@ async fn after_a_good_hello_the_same_connection_offers_everything() {
     let mut member = Outsider::connect(&node, address).await;
     let answer = member.probe(hello::PROTOCOL, Script::Join(b"secret".to_vec())).await;
     assert_eq!(answer, Outcome::Got(b"secret".to_vec()));
-    let Protocols { message, kad } = Protocols::of(&dht::NamespaceId([9; 32]));
+    let Protocols { message, kad, stream } = Protocols::of(&dht::NamespaceId([9; 32]));
     assert_eq!(member.probe(kad, Script::Knock).await, Outcome::Got(Vec::new()));
+    assert_eq!(member.probe(stream, Script::Knock).await, Outcome::Got(Vec::new()));
     assert_eq!(member.probe(StreamProtocol::new("/ipfs/id/1.0.0"), Script::Knock).await, Outcome::Got(Vec::new()));
     assert_eq!(member.probe(message, Script::Say(b"hi".to_vec())).await, Outcome::Got(vec![1]));
     assert_eq!(node.signalled().await.1, b"hi");

@@ -10,6 +10,7 @@ mod promises;
 mod real;
 pub(crate) mod seen;
 mod store;
+mod streams;
 mod twins;
 
 use std::path::PathBuf;

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tunnel::NextHop;
+
 use super::*;
 use crate::fast::{self, Arrival, Datagrams, Verdict};
 
@@ -178,7 +180,7 @@ impl Parties {
     }
 
     fn put(&mut self, from: u8, mut datagrams: Datagrams) {
-        let reached = |to: SocketAddr| (1..10).find(|other| address(*other) == to).unwrap();
+        let reached = |to: NextHop| (1..10).find(|other| NextHop::Udp(address(*other)) == to).unwrap();
         datagrams.drain(|to, bytes, size| {
             let datagrams = bytes.chunks(size).map(|datagram| (from, reached(to), datagram.to_vec()));
             self.wire.extend(datagrams);
@@ -247,7 +249,7 @@ impl Parties {
             // One that only opens an edge arrives nowhere.
             Output::Transmit { ttl: Some(_), .. } => {}
             Output::Transmit { to, datagram, ttl: None } => {
-                let to = (1..10).find(|other| address(*other) == to);
+                let to = (1..10).find(|other| NextHop::Udp(address(*other)) == to);
                 self.wire.extend(to.map(|to| (number, to, datagram)));
             }
             Output::Command(command) => {
@@ -271,7 +273,7 @@ impl Parties {
             return party.engine.handle_datagram(address(from), &datagram, now);
         }
         let mut carried = Datagrams::default();
-        let received = fast::inbound(&snapshot, address(from), &mut datagram, now.mono, &mut carried);
+        let received = fast::inbound(&snapshot, address(from).into(), &mut datagram, now.mono, &mut carried);
         match received.arrival {
             Arrival::Frame { header, packet, .. } => party.frames.push([&header, packet].concat()),
             Arrival::Opened { peer, kind, payload } => {

@@ -1,0 +1,95 @@
+//! The ways out of this machine: UDP, or a stream of the overlay's connection where UDP does not pass.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use dht_driver::{NotSent, Streams};
+use tunnel::NextHop;
+
+use crate::control::Input;
+use crate::inbound::Drops;
+use crate::io::udp::DataSocket;
+
+/// Sends the sealed datagrams of one namespace.
+#[derive(Clone)]
+pub(crate) struct Uplink {
+    socket: Arc<DataSocket>,
+    streams: Streams,
+}
+
+/// Why datagrams did not leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unsent {
+    /// The kernel knows that the way carries less.
+    TooBig { to: SocketAddr, size: usize },
+    /// Counted under this name.
+    Dropped(&'static str),
+}
+
+impl Unsent {
+    /// Counts it, and tells control of a size that does not pass.
+    pub(crate) fn report(self, control: &SyncSender<Input>, drops: &Drops) {
+        match self {
+            Self::TooBig { to, size } => {
+                let _ = control.try_send(Input::TooBig { to, size });
+                drops.count("datagram-too-big");
+            }
+            Self::Dropped(reason) => drops.count(reason),
+        }
+    }
+}
+
+impl Uplink {
+    pub(crate) fn new(socket: Arc<DataSocket>, streams: Streams) -> Self {
+        Self { socket, streams }
+    }
+
+    /// Sends `bytes` as datagrams of `segment` bytes, the last of which may be shorter.
+    pub(crate) fn send(&self, to: NextHop, bytes: &[u8], segment: usize) -> Result<(), Unsent> {
+        let mut result = Ok(());
+        match to {
+            NextHop::Udp(to) => {
+                for run in bytes.chunks(segment.saturating_mul(self.socket.max_segments()).max(1)) {
+                    result =
+                        result.and(self.socket.send(to, run, segment).map_err(|error| unsent(to, segment, &error)));
+                }
+            }
+            NextHop::Stream(peer) => {
+                for datagram in bytes.chunks(segment.max(1)) {
+                    result = result.and(self.streams.send(peer, datagram).map_err(not_sent));
+                }
+            }
+        }
+        result
+    }
+
+    /// Sends one datagram that passes our own edge and arrives nowhere.
+    pub(crate) fn open_edge(&self, to: NextHop, datagram: &[u8], ttl: u8) -> Result<(), Unsent> {
+        match to {
+            NextHop::Udp(addr) => {
+                let sent = self.socket.send_with_ttl(addr, datagram, ttl);
+                sent.map_err(|error| unsent(addr, datagram.len(), &error))
+            }
+            // Nothing is in the way of a stream.
+            NextHop::Stream(_) => Ok(()),
+        }
+    }
+}
+
+fn unsent(to: SocketAddr, size: usize, error: &io::Error) -> Unsent {
+    if error.raw_os_error() == Some(libc::EMSGSIZE) {
+        return Unsent::TooBig { to, size };
+    }
+    tracing::debug!(%error, %to, "sending datagrams");
+    Unsent::Dropped("send-failed")
+}
+
+fn not_sent(reason: NotSent) -> Unsent {
+    Unsent::Dropped(match reason {
+        NotSent::Full => "stream-full",
+        NotSent::TooLong => "datagram-too-long",
+        NotSent::NoStream => "no-stream",
+    })
+}

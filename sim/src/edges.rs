@@ -111,11 +111,11 @@ impl Edges {
         self.gates[gate.0].down.outage(from, time);
     }
 
-    /// A gate forgets everything. With `moves` it comes back with another address.
+    /// A gate forgets everything. With `moves` it comes back with another address; if it moves again, with the one before.
     pub fn reboot(&mut self, gate: GateId, moves: bool) {
         let nat = &mut self.gates[gate.0].nat;
         let [a, b, c, d] = nat.outside().octets();
-        nat.reboot(if moves { Ipv4Addr::new(a, b + 100, c, d) } else { nat.outside() });
+        nat.reboot(if moves { Ipv4Addr::new(a, b ^ 100, c, d) } else { nat.outside() });
     }
 
     /// A gate is replaced by one that behaves like this, with the same address.

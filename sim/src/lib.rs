@@ -4,7 +4,8 @@
 //! state machine (`dht`, first as a joiner) behind a driver that treats it as the libp2p driver does, the engine
 //! (`engine`: bridge, tunnel, DHCP, DNS), and the fast path on the engine's snapshot. Behind each TAP is a simulated
 //! guest, smoltcp's full stack: it does DHCP or is given its address, asks ARP and DNS, pings, and transfers over TCP.
-//! Between the machines lie links with delay, jitter, loss, duplication, reordering and cuts. Each machine has a disk
+//! Between the machines lie links with delay, jitter, loss, duplication, reordering and cuts. A machine may stand behind
+//! translators and firewalls ([`edges`]). Each machine has a disk
 //! that survives crashes, except for what was not yet synced, and clocks that are as wrong as the protocol has to bear.
 //!
 //! # The loop
@@ -33,6 +34,7 @@ mod actions;
 pub mod clock;
 pub mod disk;
 mod driver;
+pub mod edges;
 pub mod guest;
 pub mod invariants;
 mod life;
@@ -55,6 +57,7 @@ mod world;
 pub use actions::{Crash, PingId};
 pub use dht::ClaimError;
 pub use disk::Unsynced;
+pub use edges::GateId;
 pub use engine::{Addressing, Reply, Request};
 pub use log::Trace;
 pub use network::Quality;

@@ -55,7 +55,7 @@ impl fmt::Display for NodeId {
 /// What a node does that the world has to carry out or look at.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    Datagram { to: SocketAddr, bytes: Vec<u8> },
+    Datagram { to: SocketAddr, bytes: Vec<u8>, ttl: Option<u8> },
     Overlay(Wish),
     Synced(Duration),
     Seen(Observation),
@@ -398,11 +398,10 @@ impl Node {
             any = true;
             match output {
                 engine::Output::Frame { frame, offload } => self.write(frame, offload),
-                // One that only opens an edge arrives nowhere.
-                engine::Output::Transmit { ttl: Some(_), .. }
-                | engine::Output::Transmit { to: NextHop::Stream(_), .. } => {}
-                engine::Output::Transmit { to: NextHop::Udp(to), datagram, ttl: None } => {
-                    self.effects.push(Effect::Datagram { to, bytes: datagram });
+                // The engine is told of no connection, and so it sends in none.
+                engine::Output::Transmit { to: NextHop::Stream(_), .. } => {}
+                engine::Output::Transmit { to: NextHop::Udp(to), datagram, ttl } => {
+                    self.effects.push(Effect::Datagram { to, bytes: datagram, ttl });
                 }
                 engine::Output::Command(command) => {
                     if let Some(process) = &mut self.process {

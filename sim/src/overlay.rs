@@ -90,6 +90,10 @@ impl World {
     fn overlay_dial(&mut self, me: End, peer: PeerId, back: bool) {
         let target = self.nodes().iter().find(|node| node.peer == peer).map(|node| node.id);
         let Some(to) = target else { return self.notice(DIAL_TIMEOUT, me, failed(peer, back)) };
+        let admitted = if back { self.edges.is_public(to) } else { self.edges.admits(me.node, to) };
+        if !admitted {
+            return self.notice(DIAL_TIMEOUT, me, failed(peer, back));
+        }
         let attempt = Attempt { from: me, to, back };
         match self.network.stream(me.node, to) {
             Fate::Arrives(delays) => {

@@ -46,7 +46,7 @@ impl Node {
             // No node has a stream here: the engine is told of none.
             let NextHop::Udp(to) = to else { return };
             for datagram in bytes.chunks(segment) {
-                self.effects.push(Effect::Datagram { to, bytes: datagram.to_vec() });
+                self.effects.push(Effect::Datagram { to, bytes: datagram.to_vec(), ttl: None });
             }
         });
     }
@@ -107,13 +107,13 @@ impl Node {
     pub(crate) fn send_forged(&mut self, peer: libp2p_identity::PeerId, packet: &[u8]) -> bool {
         let Some(snapshot) = self.process_snapshot() else { return false };
         let Some(outlet) = snapshot.sending.get(&peer) else { return false };
-        // The simulated network has no translators yet, and so nobody is reached over a relay.
+        // Only what goes straight to the peer is forged here, not what a relay would carry.
         let tunnel::Way::Direct(NextHop::Udp(to)) = outlet.way else { return false };
         let mut bytes = Vec::new();
         if outlet.session.seal(Kind::Packet, &[], packet, &mut bytes).is_err() {
             return false;
         }
-        self.effects.push(Effect::Datagram { to, bytes });
+        self.effects.push(Effect::Datagram { to, bytes, ttl: None });
         true
     }
 }

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::{EPOCH, MachineClock, Rates};
 use crate::disk::Disk;
+use crate::edges::GateId;
 use crate::guest::Guest;
 use crate::log::Trace;
 use crate::network::Quality;
@@ -151,6 +152,20 @@ impl World {
 
     /// A new machine with a token and this name, which starts at once.
     pub fn add_named(&mut self, hostname: &str, addressing: Addressing) -> NodeId {
+        let id = self.prepare(hostname, addressing);
+        self.with(id, |node, at| node.start(at));
+        id
+    }
+
+    /// A new machine behind a gate, which starts at once.
+    pub fn add_behind(&mut self, gate: GateId) -> NodeId {
+        let id = self.prepare(&format!("host-{}", self.nodes.len()), Addressing::Own);
+        self.nodes[id.index()].underlay = self.edges.settle(id, gate);
+        self.with(id, |node, at| node.start(at));
+        id
+    }
+
+    fn prepare(&mut self, hostname: &str, addressing: Addressing) -> NodeId {
         let identity = Identity {
             key: SecretKey::from_seed(&bytes(&mut self.rng)),
             data: Zeroizing::new(bytes(&mut self.rng)),
@@ -160,9 +175,7 @@ impl World {
             hostname: hostname.into(),
             addressing,
         };
-        let id = self.insert(identity, Disk::default());
-        self.with(id, |node, at| node.start(at));
-        id
+        self.insert(identity, Disk::default())
     }
 
     fn insert(&mut self, identity: Identity, disk: Disk) -> NodeId {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::edges::{Edges, GateId, Place, Trip};
 use crate::invariants::Watch;
 use crate::log::{Log, Trace};
 use crate::network::{Fate, Network};
@@ -18,10 +19,18 @@ use crate::setup::{Founded, Setup};
 /// How often everything is looked at, whatever happens.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// The time to live of what is meant to arrive.
+const PLENTY: u8 = 64;
+/// Octets of IPv4's and UDP's headers.
+const HEADERS: usize = 28;
+
 /// What is under way.
 #[derive(Debug)]
 pub(crate) enum What {
     Datagram {
+        sender: NodeId,
+        /// Where it is: in the core, or inside a gate.
+        inside: Option<GateId>,
         from: SocketAddr,
         to: SocketAddr,
         bytes: Vec<u8>,
@@ -67,6 +76,8 @@ pub struct World {
     pub(crate) wakes: Vec<Duration>,
     /// What lies between the machines.
     pub network: Network,
+    /// What stands before the machines.
+    pub edges: Edges,
     pub(crate) nodes: Vec<Node>,
     pub(crate) connections: Connections,
     /// The invariants.
@@ -86,6 +97,7 @@ impl World {
         let founded = Founded::new(&setup);
         let mut world = Self {
             network: Network::new(setup.quality, setup.seed ^ 0x006e_6574),
+            edges: Edges::new(setup.seed ^ 0x6564_6765),
             log: Log::new(setup.trace),
             setup,
             founded,
@@ -201,7 +213,7 @@ impl World {
 
     fn happen(&mut self, what: What) {
         match what {
-            What::Datagram { from, to, bytes } => self.arrive(from, to, bytes),
+            What::Datagram { sender, inside, from, to, bytes } => self.arrive(sender, inside, (from, to), bytes),
             What::Overlay(arrival) => self.overlay_arrival(arrival),
             What::Connect(attempt) => self.overlay_connect(attempt),
             What::KeepAlive(id) => self.overlay_keep_alive(id),
@@ -222,14 +234,19 @@ impl World {
         }
     }
 
-    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
-        let sender = self.nodes.iter().find(|node| node.underlay == from).map(|node| node.id);
-        let Some(target) = self.nodes.iter().find(|node| node.underlay == to && node.is_running()) else {
+    fn arrive(&mut self, sender: NodeId, inside: Option<GateId>, (from, to): (SocketAddr, SocketAddr), bytes: Vec<u8>) {
+        if let Some(gate) = self.edges.at(inside, to) {
+            let trip = Trip { ttl: PLENTY, octets: bytes.len() + HEADERS, now: self.now };
+            let place = self.edges.enter(gate, from, to, trip);
+            return self.proceed(sender, place, &bytes);
+        }
+        let is_there = |node: &&Node| node.underlay == to && self.edges.gate(node.id) == inside && node.is_running();
+        let Some(target) = self.nodes.iter().find(is_there) else {
             self.unheard += 1;
             return;
         };
         let id = target.id;
-        if sender.is_some_and(|sender| self.network.is_cut(sender, id)) {
+        if self.network.is_cut(sender, id) {
             self.network.met_a_cut += 1;
             return;
         }
@@ -255,7 +272,7 @@ impl World {
 
     fn carry_out(&mut self, id: NodeId, effect: Effect) {
         match effect {
-            Effect::Datagram { to, bytes } => self.send_datagram(id, to, bytes),
+            Effect::Datagram { to, bytes, ttl } => self.send_datagram(id, to, &bytes, ttl.unwrap_or(PLENTY)),
             Effect::Overlay(wish) => self.overlay_wish(id, wish),
             Effect::Synced(latency) => {
                 let process = self.nodes[id.index()].processes;
@@ -265,23 +282,49 @@ impl World {
         }
     }
 
-    fn send_datagram(&mut self, id: NodeId, to: SocketAddr, bytes: Vec<u8>) {
+    fn send_datagram(&mut self, id: NodeId, to: SocketAddr, bytes: &[u8], ttl: u8) {
         let node = &mut self.nodes[id.index()];
         let from = node.underlay;
-        if node.refuse_big(to, &bytes, self.now) {
+        if node.refuse_big(to, bytes, self.now) {
             return node.pump(self.now);
         }
-        let Some(target) = self.nodes.iter().find(|node| node.underlay == to).map(|node| node.id) else {
-            self.unheard += 1;
-            return;
+        let place = self.edges.leave(id, from, to, Trip { ttl, octets: bytes.len() + HEADERS, now: self.now });
+        self.proceed(id, place, bytes);
+    }
+
+    /// Takes a datagram on from a gate.
+    fn proceed(&mut self, sender: NodeId, place: Place, bytes: &[u8]) {
+        let (inside, from, to, after) = match place {
+            Place::Dropped(reason) => return self.log.note(self.now, sender, "edge", &[], || reason.into()),
+            Place::Inside { gate, from, to, after } => (Some(gate), from, to, after),
+            Place::Core { from, to, after } => (None, from, to, after),
         };
-        match self.network.datagram(id, target, self.now) {
-            Fate::Cut | Fate::Lost => self.log.note(self.now, id, "lost", &[], || format!("to {target}")),
-            Fate::Arrives(delays) => {
-                for delay in delays {
-                    self.schedule(delay, What::Datagram { from, to, bytes: bytes.clone() });
-                }
+        let delays = if inside.is_some() { vec![Duration::ZERO] } else { self.cross(sender, to) };
+        for after in &after {
+            for delay in &delays {
+                let bytes = bytes.to_vec();
+                self.schedule(*after + *delay, What::Datagram { sender, inside, from, to, bytes });
             }
+        }
+    }
+
+    /// How long a datagram takes over the core; nothing if it does not arrive.
+    fn cross(&mut self, sender: NodeId, to: SocketAddr) -> Vec<Duration> {
+        let gate = self.edges.at(None, to);
+        let is_target = |node: &&Node| match gate {
+            None => node.underlay == to && self.edges.gate(node.id).is_none(),
+            Some(_) => self.edges.outermost(node.id) == gate,
+        };
+        let Some(target) = self.nodes.iter().find(is_target).map(|node| node.id) else {
+            self.unheard += 1;
+            return Vec::new();
+        };
+        match self.network.datagram(sender, target, self.now) {
+            Fate::Cut | Fate::Lost => {
+                self.log.note(self.now, sender, "lost", &[], || format!("to {target}"));
+                Vec::new()
+            }
+            Fate::Arrives(delays) => delays,
         }
     }
 

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::Value;
 
 use crate::lab::{Lab, exec, path};
 use crate::node::Node;
@@ -165,6 +166,20 @@ impl Nine {
         })
     }
 
+    /// Waits until every shard of the register has that many replicas. A view is one shard's: where one has grown, another one
+    /// may still be its founder's alone.
+    ///
+    /// # Errors
+    /// They do not in time; the error holds what each node serves.
+    pub fn wait_replicas(&self, each: usize, limit: Duration) -> anyhow::Result<()> {
+        wait::until_ok(&format!("{each} replicas of each shard"), limit, || {
+            let said: Vec<String> = self.nodes.iter().filter_map(|node| candidacy(&node.status().ok()?)).collect();
+            let places: Vec<(usize, usize)> = said.iter().filter_map(|said| places(said)).collect();
+            let (served, shards) = (places.iter().map(|(mine, _)| mine).sum::<usize>(), places.first().map(|(_, all)| all));
+            wait::expect(shards.is_some_and(|shards| served >= each * shards), || format!("they say: {said:?}"))
+        })
+    }
+
     /// Which of the machines are these, by their identities in a status.
     ///
     /// # Errors
@@ -183,7 +198,17 @@ impl Nine {
 }
 
 /// The members of the view in a status.
-pub fn view_members(status: &serde_json::Value) -> Vec<String> {
+pub fn view_members(status: &Value) -> Vec<String> {
     let members = status["view"]["members"].as_array().map(Vec::as_slice).unwrap_or_default();
     members.iter().filter_map(|member| Some(member.as_str()?.to_owned())).collect()
+}
+
+fn candidacy(status: &Value) -> Option<String> {
+    Some(status["candidacy"].as_str()?.to_owned())
+}
+
+/// "replica of 13 of 16 shards": 13, 16.
+fn places(candidacy: &str) -> Option<(usize, usize)> {
+    let (mine, rest) = candidacy.strip_prefix("replica of ")?.split_once(" of ")?;
+    Some((mine.parse().ok()?, rest.split_once(' ')?.0.parse().ok()?))
 }

@@ -178,10 +178,10 @@ impl Peer {
         let renewing = self.sealing().is_some() && self.unanswered_since.is_none() && attempt.rounds == 0;
         if endpoints.is_empty() || !renewing {
             let first = self.candidates.open(now).map(Endpoint::Direct).chain(self.paths.relays());
-            let first: Vec<_> = first.collect();
-            // Only where nothing else is known, or has answered in time: it costs the peer a connection that stays.
-            let waited = first.is_empty() || now.saturating_duration_since(attempt.started) >= STREAM_AFTER;
-            for endpoint in first.into_iter().chain(self.paths.stream().filter(|_| waited)) {
+            // Only where nothing else has answered in time, be it that addresses had to be asked for first: it costs the
+            // peer a connection that stays.
+            let waited = now >= attempt.started + STREAM_AFTER;
+            for endpoint in first.chain(self.paths.stream().filter(|_| waited)) {
                 if !endpoints.contains(&endpoint) {
                     endpoints.push(endpoint);
                 }
@@ -219,8 +219,10 @@ impl Peer {
             self.fall(core, reason);
         }
         self.need(core, now);
+        let stream = self.paths.stream().is_some();
         if let Some(attempt) = &mut self.attempt {
-            attempt.due = now + NEED_INTERVAL;
+            let waits = stream && now < attempt.started + STREAM_AFTER;
+            attempt.due = if waits { attempt.started + STREAM_AFTER } else { now + NEED_INTERVAL };
         }
     }
 

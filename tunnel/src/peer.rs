@@ -181,6 +181,10 @@ impl Peer {
         self.last_session = Some(now);
         self.last_contact = Some(now);
         self.next_sample = now + crate::limits::SAMPLE;
+        if self.current.is_none() && self.paths.active().is_some_and(|active| matches!(active, Endpoint::Stream(_))) {
+            // Perhaps only because nobody has said where the peer is.
+            self.need(core, now);
+        }
         let older = match self.current.take() {
             Some(current) if current.is_double_of(&generation) && current.rank > generation.rank => {
                 self.current = Some(current);

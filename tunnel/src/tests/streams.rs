@@ -44,6 +44,46 @@ fn a_stream_that_comes_late_is_taken_by_what_waits() {
     assert_eq!(net.nodes[1].packets(), [b"first"]);
 }
 
+/// Both know each other's keys, and have a connection, but nobody has said where either is.
+fn acquainted() -> Net {
+    let mut net = Net::strangers(2);
+    for (a, b) in [(0, 1), (1, 0)] {
+        let (id, keys, now) = (net.nodes[b].id, net.nodes[b].keys(), net.now);
+        net.nodes[a].tunnel.set_peer(id, keys, now);
+    }
+    net.connect(0, 1, true);
+    net
+}
+
+#[test]
+fn nothing_goes_in_a_stream_while_addresses_are_asked_for() {
+    let mut net = acquainted();
+    net.send(0, 1, b"first");
+    net.run(ms(300));
+    net.introduce(0, 1);
+    net.run(secs(2));
+    assert_eq!((net.nodes[1].packets(), net.streamed), (vec![b"first".to_vec()], 0));
+}
+
+#[test]
+fn a_stream_that_was_first_is_left_when_addresses_become_known() {
+    let mut net = acquainted();
+    net.send(0, 1, b"first");
+    net.run(ms(850));
+    net.nodes[0].events.clear();
+    net.run(ms(150));
+    assert_eq!(net.nodes[1].packets(), [b"first"]);
+    assert_eq!(taken(&net, 0, 1), Some(stream_to(&net, 1)));
+    let asked = |n: &usize| net.nodes[*n].events.iter().any(|(_, event)| matches!(event, Event::NeedPeer { .. }));
+    assert!([0, 1].iter().any(asked), "where the peer is was not asked");
+    // Nothing is sent any more, and yet it is left.
+    net.introduce(0, 1);
+    net.introduce(1, 0);
+    net.run(secs(1));
+    assert_eq!(taken(&net, 0, 1), Some(Endpoint::Direct(net.nodes[1].addr)));
+    assert_eq!(taken(&net, 1, 0), Some(Endpoint::Direct(net.nodes[0].addr)));
+}
+
 #[test]
 fn nothing_goes_in_a_stream_while_udp_passes() {
     let mut net = Net::new(2);

@@ -7,6 +7,7 @@ mod demo;
 mod figures;
 mod measure;
 mod outcome;
+mod paths;
 mod plot;
 mod register;
 mod say;
@@ -23,6 +24,7 @@ cargo xtask test [--quick]   everything that must hold; --quick leaves out the t
 cargo xtask demo [--stay]    three machines in network namespaces, two of them behind home routers (root)
 cargo xtask bench            measures what docs/benchmarks.md shows, and writes it (root, some minutes)
 cargo xtask bench-register   only its last part: grants per second of the register, with fsync
+cargo xtask paths            measures what docs/matrix.md shows, and writes it (root, a quarter of an hour)
 cargo xtask scale [--page]   measures what docs/scale.md shows, and writes it (root, an hour); --page only writes it
 ";
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         ["demo", "--stay"] => demo::run(demo::Afterwards::Stay),
         ["bench"] => bench::run(),
         ["bench-register"] => bench::register(),
+        ["paths"] => paths::run(),
         ["scale"] => scale::run(scale::Part::All),
         ["scale", "--page"] => scale::run(scale::Part::Page),
         _ => {

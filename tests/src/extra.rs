@@ -6,7 +6,6 @@ use anyhow::ensure;
 use wan::Edge;
 
 use crate::lab::{Lab, Router};
-use crate::node::Node;
 use crate::pair::{Pair, Seen};
 
 /// One such pair.
@@ -100,65 +99,58 @@ impl Extra {
             lab.with_ipv6()?;
         }
         let open = vec![lab.public("o0")?];
+        let Gates { a, b, others } = self.gates(&mut lab)?;
         let mut processes = Vec::new();
-        let (a, b, routers) = match self {
-            Self::NoUdp | Self::SameLan => {
-                let mut router = lab.router(Edge::Home)?;
-                (lab.behind(&mut router, "a")?, lab.behind(&mut router, "b")?, vec![router])
-            }
-            Self::DoubleNat => {
-                let mut carrier = lab.router(Edge::HomeOtherPort)?;
-                let home = lab.router_behind(&mut carrier, Edge::Home)?;
-                behind(&mut lab, home, Some(carrier), Edge::Home)?
-            }
-            Self::DoubleNatSymmetric => {
-                let mut carrier = lab.router(Edge::HomeOtherPort)?;
-                let home = lab.router_behind(&mut carrier, Edge::SymmetricRandom)?;
-                behind(&mut lab, home, Some(carrier), Edge::Firewall)?
-            }
-            Self::SameCarrier => {
-                let mut carrier = lab.router(Edge::HomeOtherPort)?;
-                let mut homes =
-                    [lab.router_behind(&mut carrier, Edge::Home)?, lab.router_behind(&mut carrier, Edge::Home)?];
-                let [first, second] = &mut homes;
-                let (a, b) = (lab.behind(first, "a")?, lab.behind(second, "b")?);
-                (a, b, homes.into_iter().chain([carrier]).collect())
-            }
-            Self::PortMapping => {
-                let home = lab.router(Edge::Home)?;
-                processes.push(home.map_ports(&lab, "enable_natpmp=yes\nenable_upnp=no\n")?);
-                behind(&mut lab, home, None, Edge::SymmetricRandom)?
-            }
-            Self::OneToOne => {
-                let cloud = lab.router(Edge::Home)?;
-                cloud.become_one_to_one()?;
-                behind(&mut lab, cloud, None, Edge::SymmetricRandom)?
-            }
-            Self::ShortTimers => {
-                let home = lab.router(Edge::Home)?;
-                let (a, b, routers) = behind(&mut lab, home, None, Edge::Home)?;
-                for router in &routers {
-                    let timers =
-                        ["net.netfilter.nf_conntrack_udp_timeout=2", "net.netfilter.nf_conntrack_udp_timeout_stream=2"];
-                    router.run(&[&["sysctl", "-qw"][..], &timers].concat())?;
-                }
-                (a, b, routers)
-            }
-            Self::BothIpv6 => {
-                let home = lab.router(Edge::SymmetricRandom)?;
-                behind(&mut lab, home, None, Edge::SymmetricRandom)?
-            }
-            Self::Ipv6AndIpv4 => {
-                let home = lab.router(Edge::Home)?;
-                let (a, b, routers) = behind(&mut lab, home, None, Edge::Home)?;
-                a.run(&["ip", "-4", "addr", "flush", "dev", "eth0"])?;
-                b.run(&["ip", "-6", "addr", "flush", "dev", "eth0"])?;
-                (a, b, routers)
-            }
-        };
-        let mut pair = Pair::joined(lab, open, [a, b], routers)?;
+        if self == Self::PortMapping {
+            processes.push(a.map_ports(&lab, "enable_natpmp=yes\nenable_upnp=no\n")?);
+        }
+        let (mut routers, mut b) = (vec![a], b);
+        let one = lab.behind(&mut routers[0], "a")?;
+        let other = lab.behind(b.as_mut().unwrap_or(&mut routers[0]), "b")?;
+        if self == Self::Ipv6AndIpv4 {
+            one.run(&["ip", "-4", "addr", "flush", "dev", "eth0"])?;
+            other.run(&["ip", "-6", "addr", "flush", "dev", "eth0"])?;
+        }
+        routers.extend(b.into_iter().chain(others));
+        let mut pair = Pair::joined(lab, open, [one, other], routers)?;
         pair.processes = processes;
         Ok(Some(pair))
+    }
+
+    fn gates(self, lab: &mut Lab) -> anyhow::Result<Gates> {
+        let two = |lab: &mut Lab, a: Edge, b: Edge| -> anyhow::Result<Gates> {
+            Ok(Gates { a: lab.router(a)?, b: Some(lab.router(b)?), others: Vec::new() })
+        };
+        let carried = |lab: &mut Lab, a: Edge, b: Edge| -> anyhow::Result<Gates> {
+            let mut carrier = lab.router(Edge::HomeOtherPort)?;
+            Ok(Gates { a: lab.router_behind(&mut carrier, a)?, b: Some(lab.router(b)?), others: vec![carrier] })
+        };
+        match self {
+            Self::NoUdp | Self::Ipv6AndIpv4 => two(lab, Edge::Home, Edge::Home),
+            Self::SameLan => Ok(Gates { a: lab.router(Edge::Home)?, b: None, others: Vec::new() }),
+            Self::DoubleNat => carried(lab, Edge::Home, Edge::Home),
+            Self::DoubleNatSymmetric => carried(lab, Edge::SymmetricRandom, Edge::Firewall),
+            Self::SameCarrier => {
+                let mut carrier = lab.router(Edge::HomeOtherPort)?;
+                let (a, b) =
+                    (lab.router_behind(&mut carrier, Edge::Home)?, lab.router_behind(&mut carrier, Edge::Home)?);
+                Ok(Gates { a, b: Some(b), others: vec![carrier] })
+            }
+            Self::PortMapping => two(lab, Edge::Home, Edge::SymmetricRandom),
+            Self::OneToOne => {
+                let gates = two(lab, Edge::Home, Edge::SymmetricRandom)?;
+                gates.a.become_one_to_one()?;
+                Ok(gates)
+            }
+            Self::ShortTimers => {
+                let gates = two(lab, Edge::Home, Edge::Home)?;
+                for router in [&gates.a].into_iter().chain(&gates.b) {
+                    router.run(&[&["sysctl", "-qw"][..], &FORGETFUL].concat())?;
+                }
+                Ok(gates)
+            }
+            Self::BothIpv6 => two(lab, Edge::SymmetricRandom, Edge::SymmetricRandom),
+        }
     }
 
     /// Whether it is as it has to be.
@@ -180,14 +172,12 @@ impl Extra {
     }
 }
 
-/// `a` behind this router, and `b` behind one of that kind.
-fn behind(
-    lab: &mut Lab,
-    mut one: Router,
-    outer: Option<Router>,
-    other: Edge,
-) -> anyhow::Result<(Node, Node, Vec<Router>)> {
-    let mut other = lab.router(other)?;
-    let (a, b) = (lab.behind(&mut one, "a")?, lab.behind(&mut other, "b")?);
-    Ok((a, b, [one, other].into_iter().chain(outer).collect()))
+/// What stands before `a` and before `b`, which is the same where `b` has none, and what stands before those.
+struct Gates {
+    a: Router,
+    b: Option<Router>,
+    others: Vec<Router>,
 }
+
+const FORGETFUL: [&str; 2] =
+    ["net.netfilter.nf_conntrack_udp_timeout=2", "net.netfilter.nf_conntrack_udp_timeout_stream=2"];

@@ -58,7 +58,10 @@ fn members_at_rest_send_each_other_nothing() -> anyhow::Result<()> {
     ensure!(sent == 0, "{sent} datagrams in {REST:?}");
     ensure!(took < 300, "{took} ms of processor time in {REST:?}");
     // Whoever wants to talk can, at once and directly.
+    let began = wait::now();
     pair.a.ping_once(&pair.b_ip)?;
+    say(&format!("the first packet after it was answered after {:.2} s", began.elapsed().as_secs_f64()));
+    pair.wait_path("direct", LIMIT)?;
     ensure!(pair.way()?["path"] == "direct", "{}", pair.way()?);
     ensure!(counted(&pair.a)? > before, "nothing was counted");
     Ok(())

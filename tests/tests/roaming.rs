@@ -39,20 +39,27 @@ impl Stream {
 
 /// Two members with a direct way, and what becomes of a stream between them when `change` is done.
 fn survives(name: &str, edges: [Edge; 2], change: impl FnOnce(&mut Pair) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    goes_on(name, edges, "direct", change)
+}
+
+/// The same, where they take such a way after it.
+fn goes_on(
+    name: &str,
+    edges: [Edge; 2],
+    way: &str,
+    change: impl FnOnce(&mut Pair) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let Some(mut pair) = Pair::new(name, edges, 1)? else { return Ok(()) };
     pair.first_packet(LIMIT)?;
     pair.wait_path("direct", LIMIT)?;
     let stream = Stream::start(&pair)?;
     change(&mut pair)?;
     let changed: Instant = wait::now();
-    pair.wait_path("direct", LIMIT)?;
-    let direct = changed.elapsed();
+    pair.wait_path(way, LIMIT)?;
+    let took = changed.elapsed();
     let gap = stream.longest_gap()?;
-    say(&format!("{name}: nothing arrived for {gap:?} at most, direct {:.1} s after the change", direct.as_secs_f64()));
-    ensure!(
-        gap < Duration::from_secs(15) && direct < Duration::from_secs(40),
-        "dark for {gap:?}, direct after {direct:?}"
-    );
+    say(&format!("{name}: nothing arrived for {gap:?} at most, {way} {:.1} s after the change", took.as_secs_f64()));
+    ensure!(gap < Duration::from_secs(15) && took < Duration::from_secs(40), "dark for {gap:?}, {way} after {took:?}");
     Ok(())
 }
 
@@ -64,6 +71,22 @@ fn a_router_that_forgets_all_flows() -> anyhow::Result<()> {
 #[test]
 fn a_router_that_comes_back_with_other_ports() -> anyhow::Result<()> {
     survives("other-ports", [Edge::Home, Edge::Home], |pair| pair.routers[0].become_a(Edge::HomeOtherPort))
+}
+
+#[test]
+fn routers_that_begin_to_draw_their_ports() -> anyhow::Result<()> {
+    goes_on("symmetric", [Edge::Home, Edge::Home], "relay", |pair| {
+        pair.routers.iter().try_for_each(|router| router.become_a(Edge::SymmetricRandom))
+    })
+}
+
+#[test]
+fn a_line_that_carries_less_than_before() -> anyhow::Result<()> {
+    survives("narrower", [Edge::Home, Edge::Home], |pair| {
+        // What the stream's segments come to is too big for it, and the router says so.
+        pair.routers[0].run(&["ip", "link", "set", "dev", "wan", "mtu", "1280"])?;
+        Ok(())
+    })
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! 4 opened        04 | identity 32 | circuit 2 | room 2    to both ends: the other end, our number, the largest datagram
 //! 5 refused       05 | identity 32 | reason 1
 //! 6 closed        06 | circuit 2
+//! 7 padded echo   07 | token 8 | zeros                     an echo request, to find out whether so large a datagram passes
 //! ```
 //! The echo reply names the address that the request came from, which is how a node learns its own.
 
@@ -47,6 +48,10 @@ pub(crate) enum Control {
     Closed {
         circuit: u16,
     },
+    PaddedEcho {
+        token: [u8; 8],
+        zeros: usize,
+    },
 }
 
 /// Why bytes are none of these.
@@ -70,7 +75,10 @@ impl Control {
             }
             (Some(5), 34) => Ok(Self::Refused { target: bytes_at(payload, 1), reason: payload[33] }),
             (Some(6), 3) => Ok(Self::Closed { circuit: u16_at(payload, 1) }),
-            (None | Some(0..=6), _) => Err(NoControl::Malformed),
+            (Some(7), 9..) if payload[9..].iter().all(|byte| *byte == 0) => {
+                Ok(Self::PaddedEcho { token: bytes_at(payload, 1), zeros: payload.len() - 9 })
+            }
+            (None | Some(0..=7), _) => Err(NoControl::Malformed),
             (Some(_), _) => Err(NoControl::Unknown),
         }
     }
@@ -93,6 +101,7 @@ impl Control {
             }
             Self::Refused { target, reason } => [&[5], &target[..], &[*reason]].concat(),
             Self::Closed { circuit } => [&[6][..], &circuit.to_be_bytes()].concat(),
+            Self::PaddedEcho { token, zeros } => [&[7], &token[..], &vec![0; *zeros]].concat(),
         }
     }
 }
@@ -133,6 +142,7 @@ mod tests {
         assert_eq!(opened.emit(), [&[4], &[7; 32][..], &[1, 2, 5, 0xa0]].concat());
         assert_eq!(Control::Refused { target: [7; 32], reason: 2 }.emit(), [&[5], &[7; 32][..], &[2]].concat());
         assert_eq!(Control::Closed { circuit: 0x0102 }.emit(), [6, 1, 2]);
+        assert_eq!(Control::PaddedEcho { token, zeros: 2 }.emit(), *b"\x07abcdefgh\0\0");
     }
 
     #[test]
@@ -141,12 +151,13 @@ mod tests {
             assert_eq!(Control::parse(bad), Err(NoControl::Malformed), "{bad:?}");
         }
         assert_eq!(Control::parse(&[3]), Err(NoControl::Malformed));
-        assert_eq!(Control::parse(&[7]), Err(NoControl::Unknown));
+        assert_eq!(Control::parse(b"\x07abcdefgh\0\x01"), Err(NoControl::Malformed));
+        assert_eq!(Control::parse(&[8]), Err(NoControl::Unknown));
     }
 
     proptest! {
         #[test]
-        fn what_parses_is_emitted_as_it_was(subtype in 0u8..8, rest in proptest::collection::vec(any::<u8>(), 0..40), family in 0u8..7) {
+        fn what_parses_is_emitted_as_it_was(subtype in 0u8..9, rest in proptest::collection::vec(any::<u8>(), 0..40), family in 0u8..7) {
             let mut bytes = [&[subtype], &rest[..]].concat();
             if let Some(byte) = bytes.get_mut(9) {
                 *byte = family;

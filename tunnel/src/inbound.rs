@@ -45,7 +45,7 @@ impl Peer {
         self.rise(core);
         if newest {
             // An echo asks about a way; it does not say that it is taken.
-            let asks = kind == Kind::Control && matches!(payload.first(), Some(1 | 2));
+            let asks = kind == Kind::Control && matches!(payload.first(), Some(1 | 2 | 7));
             self.follow(core, index, from, (counter, len), asks, now);
         }
         match kind {
@@ -198,7 +198,7 @@ impl Peer {
         }
         match Control::parse(payload) {
             Ok(Control::Keepalive) => {}
-            Ok(Control::EchoRequest { token }) => {
+            Ok(Control::EchoRequest { token } | Control::PaddedEcho { token, .. }) => {
                 // To where the request came from: the way there is what the echo proves.
                 let reply = Control::EchoReply { token, seen: from.direct() };
                 if self.paths.active() == Some(from) {
@@ -226,10 +226,14 @@ impl Peer {
     fn handle_echo(&mut self, core: &mut Core, token: [u8; 8], seen: Option<SocketAddr>, now: Instant) {
         let before = (self.paths.active(), self.paths.is_proven());
         let at_once = !self.paths.is_asking_again();
-        let Some(proven) = self.paths.handle_echo(token, now) else {
+        let Some((proven, more)) = self.paths.handle_echo(token, core.config.outer_mtu, now) else {
             return;
         };
         proven.direct().into_iter().for_each(|addr| self.candidates.note_answer(addr));
+        if more {
+            self.resize(core);
+        }
+        self.send_sizes(core, now);
         self.paths.choose(now);
         let after = (self.paths.active(), self.paths.is_proven());
         if before != after {

@@ -66,6 +66,7 @@ mod mac;
 mod noise;
 mod number;
 mod outbound;
+mod path_mtu;
 mod paths;
 mod payload;
 mod peer;

@@ -97,6 +97,14 @@ pub(crate) const ECHO_TRIES: u8 = 4;
 pub(crate) const PROVEN_LIFE: Duration = Duration::from_secs(120);
 /// A smaller outer MTU that the kernel reported is believed this long (RFC 1191 section 6.3).
 pub(crate) const MTU_MEMORY: Duration = Duration::from_secs(600);
+/// While large packets are in use, and answered, it is tried this often whether they pass.
+pub(crate) const SIZE_EVERY: Duration = Duration::from_secs(30);
+/// The same where they are not answered.
+pub(crate) const SIZE_AGAIN: Duration = Duration::from_secs(1);
+/// Padded echo requests until the size in use counts as too big; one less for a size that is searched.
+pub(crate) const SIZE_TRIES: u8 = 3;
+/// Packets are large if they have this many octets on average.
+pub(crate) const LARGE: u64 = 400;
 /// Smallest outer MTU that is believed (RFC 791; RFC 8200).
 pub(crate) const MIN_MTU_V4: u16 = 576;
 /// See [`MIN_MTU_V4`].

@@ -11,6 +11,7 @@ use crate::drops::DropReason;
 use crate::endpoint::Endpoint;
 use crate::event::Kind;
 use crate::fragment::{FRAGMENT_HEADER, cut};
+use crate::path_mtu::Step;
 use crate::peer::Peer;
 use crate::wire::{HEADER, TAG};
 
@@ -118,8 +119,29 @@ impl Peer {
 
     pub(crate) fn send_one_echo(&mut self, core: &mut Core, to: Endpoint, now: Instant) {
         let token = core.token();
-        self.paths.note_asked(token, to, now);
+        self.paths.note_asked(token, to, None, now);
         self.send_control(core, Some(to), &Control::EchoRequest { token });
+    }
+
+    /// Finds out whether packets of the size in use pass, or larger ones.
+    pub(crate) fn send_sizes(&mut self, core: &mut Core, now: Instant) {
+        while let Some((to, step, around)) = self.paths.step_size(core.config.outer_mtu, now) {
+            let (size, again) = match step {
+                Step::Ask(size) => (size, false),
+                Step::AskAgain(size) => (size, true),
+                Step::Changed => {
+                    self.resize(core);
+                    continue;
+                }
+            };
+            let token = core.token();
+            let zeros = usize::from(size).saturating_sub(around + Control::PaddedEcho { token, zeros: 0 }.emit().len());
+            self.paths.note_asked(token, to, Some(size), now);
+            self.send_control(core, Some(to), &Control::PaddedEcho { token, zeros });
+            if again {
+                self.send_one_echo(core, to, now);
+            }
+        }
     }
 
     /// Lets out a datagram to nobody, for the sake of the way back. What the peer may make of it, should it arrive, is nothing.

@@ -20,6 +20,7 @@ use crate::limits::{
     ASKED, BETTER_BY, ECHO_RETRY, ECHO_RETRY_MIN, ECHO_TRIES, MIN_MTU_V4, MIN_MTU_V6, MTU_MEMORY, PATHS, PROVEN_LIFE,
     RELAYS, UNKNOWN_TRIES, UNPROVEN_FACTOR,
 };
+use crate::path_mtu::{PathMtu, Step};
 use crate::wire::{HEADER, TAG};
 
 /// The ways to one peer.
@@ -43,7 +44,9 @@ struct Path {
     endpoint: Endpoint,
     rtt: Option<Duration>,
     proven: Option<Instant>,
+    /// What the kernel says that it carries.
     learned_mtu: Option<(u16, Instant)>,
+    mtu: PathMtu,
     row: Option<Row>,
 }
 
@@ -74,6 +77,8 @@ struct Asked {
     token: [u8; 8],
     to: Endpoint,
     sent: Instant,
+    /// Octets of the packet, where it was padded to find out whether such pass.
+    size: Option<u16>,
 }
 
 /// An endpoint from which something authentic came, which proves only that somebody wrote that address there.
@@ -87,7 +92,7 @@ struct Unproven {
 
 impl Path {
     fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, rtt: None, proven: None, learned_mtu: None, row: None }
+        Self { endpoint, rtt: None, proven: None, learned_mtu: None, mtu: PathMtu::default(), row: None }
     }
 
     fn is_proven(&self, now: Instant) -> bool {
@@ -219,8 +224,8 @@ impl Paths {
         }
     }
 
-    /// Payload of one datagram that the active way carries. Numbers from the network cannot make it useless.
-    pub(crate) fn max_payload(&self, own_mtu: u16) -> usize {
+    /// The largest packet of IP that both ends of the active way, and the kernel, take for possible; with the size of its headers.
+    fn full(&self, own_mtu: u16) -> (u16, usize) {
         let learned = self.active.and_then(|active| self.find(active)?.learned_mtu).map(|(mtu, _)| mtu);
         let mtu = [self.peer_mtu, learned].into_iter().flatten().fold(own_mtu, u16::min);
         let (floor, headers) = match self.active {
@@ -229,7 +234,37 @@ impl Paths {
             }
             Some(_) | None => (MIN_MTU_V4, 20 + 8),
         };
-        let whole = usize::from(mtu.max(floor)) - headers - HEADER - TAG;
+        (mtu.max(floor), headers)
+    }
+
+    /// Large packets are in use on the active way.
+    pub(crate) fn check_size(&mut self, own_mtu: u16, unanswered: bool, now: Instant) {
+        let (full, _) = self.full(own_mtu);
+        if let Some(active) = self.active.filter(|active| active.is_direct()) {
+            self.entry(active).mtu.check(full, unanswered, now);
+        }
+    }
+
+    /// When something is due to find out how much the active way carries.
+    pub(crate) fn size_due(&self) -> Option<Instant> {
+        self.active.and_then(|active| self.find(active)?.mtu.due())
+    }
+
+    /// What that is, and how many octets around the payload make a packet of it.
+    pub(crate) fn step_size(&mut self, own_mtu: u16, now: Instant) -> Option<(Endpoint, Step, usize)> {
+        let (full, headers) = self.full(own_mtu);
+        let active = self.active?;
+        let path = self.entry(active);
+        let retry = path.rtt.map_or(ECHO_RETRY_MIN, |rtt| (rtt * 2).max(ECHO_RETRY_MIN));
+        let step = path.mtu.step(full, path.proven, retry, now)?;
+        Some((active, step, headers + HEADER + TAG))
+    }
+
+    /// Payload of one datagram that the active way carries. Numbers from the network cannot make it useless.
+    pub(crate) fn max_payload(&self, own_mtu: u16) -> usize {
+        let (full, headers) = self.full(own_mtu);
+        let used = self.active.and_then(|active| self.find(active)).map_or(full, |path| path.mtu.used(full));
+        let whole = usize::from(used) - headers - HEADER - TAG;
         let Some(endpoint) = self.active.filter(|active| active.relay().is_some()) else { return whole };
         let floor = usize::from(MIN_MTU_V4) - headers - 2 * (HEADER + TAG);
         let circuit = self.relays.iter().find(|circuit| circuit.endpoint == endpoint);
@@ -356,22 +391,24 @@ impl Paths {
     }
 
     /// An echo request leaves.
-    pub(crate) fn note_asked(&mut self, token: [u8; 8], to: Endpoint, now: Instant) {
+    pub(crate) fn note_asked(&mut self, token: [u8; 8], to: Endpoint, size: Option<u16>, now: Instant) {
         if self.asked.len() == ASKED {
             self.asked.pop_front();
         }
-        self.asked.push_back(Asked { token, to, sent: now });
+        self.asked.push_back(Asked { token, to, sent: now, size });
     }
 
-    /// An echo came back. Returns the way that it proves.
-    pub(crate) fn handle_echo(&mut self, token: [u8; 8], now: Instant) -> Option<Endpoint> {
+    /// An echo came back. Returns the way that it proves, and whether more fits into it than before.
+    pub(crate) fn handle_echo(&mut self, token: [u8; 8], own_mtu: u16, now: Instant) -> Option<(Endpoint, bool)> {
         let at = self.asked.iter().position(|asked| asked.token == token)?;
-        let Asked { to, sent, .. } = self.asked.remove(at)?;
+        let Asked { to, sent, size, .. } = self.asked.remove(at)?;
         self.note_proof(to, Some(now.saturating_duration_since(sent)), now);
+        let (full, _) = self.full(own_mtu);
+        let more = size.is_some_and(|size| self.entry(to).mtu.passed(size, full, now));
         if self.active == Some(to) {
             self.unproven = None;
         }
-        Some(to)
+        Some((to, more))
     }
 
     /// Whether an echo request is under way on the active way.

@@ -179,7 +179,8 @@ impl Session {
         if self.closed.load(Relaxed) {
             return Err(SealError::Closed);
         }
-        if len > self.max_payload() {
+        // A control message may be there to find out whether more passes.
+        if len > self.max_payload() && kind != Kind::Control {
             return Err(SealError::TooBig);
         }
         if self.sent.blocks.load(Relaxed) >= REFUSE_BLOCKS {

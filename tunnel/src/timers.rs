@@ -7,8 +7,8 @@ use crate::control::Control;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::limits::{
-    DIRECT_RETRY, KEEPALIVE_AFTER, MISSED, REFUSE_AFTER, REKEY_AFTER, REKEY_RESPONDER_AFTER, SAMPLE, SEAL_MARGIN,
-    SPARE_EVERY, STOPPED, SUSPECT_AFTER, UNANSWERED_AFTER, UNCONFIRMED,
+    DIRECT_RETRY, KEEPALIVE_AFTER, LARGE, MISSED, REFUSE_AFTER, REKEY_AFTER, REKEY_RESPONDER_AFTER, SAMPLE,
+    SEAL_MARGIN, SPARE_EVERY, STOPPED, SUSPECT_AFTER, UNANSWERED_AFTER, UNCONFIRMED,
 };
 use crate::noise::Role;
 use crate::peer::{Generation, Peer};
@@ -33,6 +33,7 @@ impl Peer {
             self.owing_since.map(|since| (since + KEEPALIVE_AFTER, "send a keepalive")),
             unanswered.map(|since| (since + self.patience(), "ask whether the peer is there")),
             self.paths.echo_due().map(|at| (at, "repeat an echo")),
+            self.paths.size_due().filter(|_| self.sealing().is_some()).map(|at| (at, "try a size")),
             self.probe.map(|(at, _)| (at, "try the addresses it may have")),
             self.wishes.due().filter(|_| self.sealing().is_some()).map(|at| (at, "ask for a circuit")),
             self.reassembly.deadline().map(|at| (at, "give up a payload in fragments")),
@@ -53,6 +54,7 @@ impl Peer {
         self.age(core, now);
         self.keep_alive(core, now);
         self.send_echoes(core, now);
+        self.try_sizes(core, now);
         self.send_probes(core, now);
         self.ask_for_circuits(core, now);
         self.question(core, now);
@@ -87,6 +89,9 @@ impl Peer {
             self.unanswered_since.get_or_insert(now);
         }
         self.keep_ways(core, delta, now);
+        if delta.sent_bytes >= LARGE.saturating_mul(delta.sent.max(1)) {
+            self.paths.check_size(core.config.outer_mtu, delta.received == 0, now);
+        }
         if delta.sent_data == 0 {
             self.rest(core, now);
         }
@@ -98,6 +103,12 @@ impl Peer {
         }
         if self.current.as_ref().is_some_and(|current| current.wants_renewal(delta, now)) {
             self.begin(core, now);
+        }
+    }
+
+    fn try_sizes(&mut self, core: &mut Core, now: Instant) {
+        if self.sealing().is_some() {
+            self.send_sizes(core, now);
         }
     }
 
@@ -117,6 +128,7 @@ impl Peer {
             let before = std::mem::replace(&mut generation.sampled, counters);
             sum.sent += counters.sent - before.sent;
             sum.sent_data += counters.sent_data - before.sent_data;
+            sum.sent_bytes += counters.sent_bytes - before.sent_bytes;
             sum.received += counters.received - before.received;
             sum.received_data += counters.received_data - before.received_data;
         }

@@ -273,3 +273,52 @@ fn slots_stand_in_the_top_bits_of_every_index() {
     assert_eq!(crate::receiver_index(datagram).unwrap() >> 28, 3);
     assert_eq!(crate::data_kind(datagram), Some(Kind::Packet));
 }
+
+/// Sends `count` packets of 1400 bytes, 20 a second, each of which is answered by a small one, as with TCP. How many arrived.
+fn large_packets(net: &mut Net, count: usize) -> usize {
+    let mut arrived = 0;
+    for n in 0..count {
+        net.send_fast(0, 1, &[u8::try_from(n % 256).unwrap(); 1400]);
+        net.run(ms(50));
+        if !net.nodes[1].packets().is_empty() {
+            arrived += net.nodes[1].packets().len();
+            net.send_fast(1, 0, b"ack");
+        }
+        net.nodes.iter_mut().for_each(|node| node.events.clear());
+        net.seen.clear();
+    }
+    arrived
+}
+
+#[test]
+fn a_way_that_swallows_large_packets_without_a_word_is_found_out() {
+    let mut net = Net::new(2);
+    net.settle();
+    assert_eq!(large_packets(&mut net, 20), 20);
+    let most = std::rc::Rc::new(std::cell::Cell::new(1300));
+    let limit = std::rc::Rc::clone(&most);
+    net.filter = Box::new(move |flight| flight.bytes.len() + 28 <= limit.get());
+    let arrived = large_packets(&mut net, 200);
+    assert!(arrived > 140, "{arrived} of 200");
+    // Some hundred octets less each, in two datagrams.
+    assert_eq!(net.nodes[0].sending().max_payload(), 1300 - 28 - 32);
+    assert_eq!(large_packets(&mut net, 100), 100);
+    // Ten minutes later it is tried whether more passes, which costs nothing if not.
+    assert_eq!(large_packets(&mut net, 20 * 660), 20 * 660);
+    most.set(1500);
+    assert_eq!(large_packets(&mut net, 20 * 660), 20 * 660);
+    assert_eq!(net.nodes[0].sending().max_payload(), 1440);
+}
+
+#[test]
+fn small_packets_cost_no_trial_of_sizes() {
+    let mut net = Net::new(2);
+    net.settle();
+    net.seen.clear();
+    for _ in 0..600 {
+        net.send_fast(0, 1, &[0; 100]);
+        net.send_fast(1, 0, &[0; 100]);
+        net.run(ms(50));
+    }
+    assert!(net.seen.iter().all(|flight| flight.bytes.len() < 300));
+}

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::proxy::ProxyText;
 use crate::serve::Serve;
 
 mod words;
@@ -35,7 +36,11 @@ pub(crate) enum Command {
     /// Join a namespace with an invite, or come back to one.
     Join(Join),
     /// Run every namespace that this state directory has joined.
-    Up,
+    Up {
+        /// An HTTP proxy for all of them, as with join.
+        #[arg(long, value_name = "URL")]
+        proxy: Option<ProxyText>,
+    },
     /// Make an invite, where the namespace was created.
     Invite(Invite),
     /// Shut a member out.
@@ -158,6 +163,14 @@ pub(crate) struct JoinOptions {
     /// The UDP port of packets; libp2p takes the next.
     #[arg(long, value_name = "UDP", value_parser = clap::value_parser!(u16).range(1..=65_534))]
     pub(crate) port: Option<u16>,
+    /// A further TCP port at which others come in by TLS, such as 443 for those whose firewalls let nothing else pass; 0 for
+    /// none.
+    #[arg(long, value_name = "TCP")]
+    pub(crate) tls_port: Option<u16>,
+    /// An HTTP proxy, as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, for members that are not reached without; none for
+    /// none. If left out, what https_proxy and no_proxy say.
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<ProxyText>,
     /// Another name for the namespace on this machine.
     #[arg(long = "as", value_name = "NAME", value_parser = words::name)]
     pub(crate) alias: Option<String>,
@@ -237,6 +250,16 @@ pub(crate) enum Role {
 }
 
 impl JoinOptions {
+    /// What clap cannot refuse without showing a password.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        self.proxy.as_ref().map_or(Ok(()), ProxyText::check)
+    }
+
+    /// The further port for TLS.
+    pub(crate) fn tls_port(&self) -> Option<u16> {
+        self.tls_port.filter(|port| *port != 0)
+    }
+
     /// What was said this time over what was said before.
     pub(crate) fn over(self, before: Self) -> Self {
         let list = |new: Vec<String>, old| if new.is_empty() { old } else { new };
@@ -246,6 +269,8 @@ impl JoinOptions {
             hostname: self.hostname.or(before.hostname),
             tap: self.tap.or(before.tap),
             port: self.port.or(before.port),
+            tls_port: self.tls_port.or(before.tls_port),
+            proxy: self.proxy.or(before.proxy),
             alias: self.alias.or(before.alias),
             no_address: self.no_address,
             no_tap: self.no_tap,
@@ -276,6 +301,7 @@ mod tests {
             "create lab --lease 5s",
             "create lab --port 0",
             "create lab --port 65535",
+            "create lab --tls-port 65536",
             "create lab --as a_b",
             "create lab --hostname a.b",
             "create lab --tap ov/lab",

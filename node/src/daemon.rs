@@ -23,6 +23,7 @@ use crate::io::udp::DataSocket;
 use crate::io::vmgenid;
 use crate::launch::{self, Prepared};
 use crate::mapping::Mappings;
+use crate::proxy::ProxyText;
 use crate::report;
 use crate::runtime::{Progress, Running};
 use crate::shell;
@@ -39,6 +40,8 @@ pub(crate) struct Daemon {
     pub(crate) state: StateDir,
     pub(crate) socket: Arc<DataSocket>,
     pub(crate) port: u16,
+    /// The proxy for all namespaces, where one was named.
+    pub(crate) proxy: Option<ProxyText>,
     pub(crate) clock: Arc<SystemClock>,
     pub(crate) links: Links,
     /// What this machine runs on.
@@ -56,7 +59,7 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Opens the state directory and the data socket, and answers on the control socket.
-    pub(crate) fn start(path: &Path, port: Option<u16>) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn start(path: &Path, port: Option<u16>, proxy: Option<ProxyText>) -> anyhow::Result<Arc<Self>> {
         let state = StateDir::open(path)?;
         let lock = state.lock()?;
         crate::dns::clean_up_after_crash(state.path());
@@ -64,6 +67,7 @@ impl Daemon {
         let socket = Arc::new(DataSocket::bind(state.port(port)?)?);
         let (port, links, clock) = (socket.port()?, Links::open()?, Arc::new(SystemClock::start()));
         let daemon = Arc::new(Self {
+            proxy,
             mappings: Mappings::start(state.path(), port, links.clone(), Arc::clone(&clock))?,
             port,
             socket,

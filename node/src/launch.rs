@@ -61,6 +61,7 @@ pub(crate) fn resume(state: &StateDir, dir: NamespaceDir, settings: Settings, no
     if let Stage::Empty = stage {
         bail!("{alias} needs a token, as its join had not begun; ask a member for: overlay invite {alias}");
     }
+    refuse_same_tls_port(state, &dir, &settings)?;
     dir.write_settings(&settings)?;
     if let Stage::Joining(_) = stage {
         let joiner = Joiner::resume(identity(state)?, dir.data_key()?, &settings.name, &image, *random()?, now)?;
@@ -179,10 +180,30 @@ fn new_settings(
     options: JoinOptions,
     port: u16,
 ) -> anyhow::Result<Settings> {
+    let settings = settings_beside(&others(state, dir)?, before, name, options, port)?;
+    refuse_same_tls_port(state, dir, &settings)?;
+    Ok(settings)
+}
+
+/// The settings of all other namespaces here.
+fn others(state: &StateDir, dir: &NamespaceDir) -> anyhow::Result<Vec<Settings>> {
     let mut others = state.namespaces()?;
     others.retain(|(other, _)| other.id != dir.id);
-    let others = others.into_iter().map(|(_, settings)| settings).collect::<Vec<_>>();
-    settings_beside(&others, before, name, options, port)
+    Ok(others.into_iter().map(|(_, settings)| settings).collect())
+}
+
+/// The kernel would let both open it, and give each connection to one of them by chance.
+fn refuse_same_tls_port(state: &StateDir, dir: &NamespaceDir, settings: &Settings) -> anyhow::Result<()> {
+    let Some(port) = settings.options.tls_port() else { return Ok(()) };
+    let others = others(state, dir)?;
+    let has = |other: &&Settings| !other.left && (other.overlay_port == port || other.options.tls_port() == Some(port));
+    if port == settings.overlay_port {
+        bail!("TCP port {port} is open for TLS anyhow; leave out --tls-port");
+    }
+    if let Some(other) = others.iter().find(has) {
+        bail!("TCP port {port} is that of {} already; choose another with --tls-port", other.alias);
+    }
+    Ok(())
 }
 
 fn settings_beside(

@@ -13,6 +13,7 @@ mod io;
 mod launch;
 mod mapping;
 mod outbound;
+mod proxy;
 mod report;
 mod runtime;
 mod serve;

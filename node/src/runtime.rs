@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use dht::identity::SecretKey;
 use dht::token::{Contact, ContactAddress};
 use dht::{NamespaceId, Summary};
-use dht_driver::{DriverConfig, DriverEvent, Loopback};
+use dht_driver::{DriverConfig, DriverEvent, Loopback, Proxy};
 use engine::{NamespaceStatus, Reply, Request, RequestId, State};
 use libp2p::Multiaddr;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -22,6 +22,7 @@ use crate::control::Input;
 use crate::daemon::Daemon;
 use crate::launch::{self, Prepared};
 use crate::mapping;
+use crate::proxy;
 use crate::report;
 use crate::serve::Offer;
 use crate::shell::{DriverEnds, Shell};
@@ -225,6 +226,11 @@ impl Running {
         lock(&self.settings).overlay_port
     }
 
+    /// The further port for TLS.
+    pub(crate) fn tls_port(&self) -> Option<u16> {
+        lock(&self.settings).options.tls_port()
+    }
+
     /// Keeps that it was left: from here on it starts only when asked for by name.
     pub(crate) fn mark_left(&self) -> anyhow::Result<()> {
         let mut settings = lock(&self.settings);
@@ -342,6 +348,12 @@ impl Running {
         let underlay = Underlay::look(daemon).await?;
         addresses.extend(underlay.addresses.into_iter().map(|ip| SocketAddr::new(ip, self.overlay_port())));
         addresses.dedup();
+        if let Some(port) = self.tls_port() {
+            // Beside the first address, which is the likeliest: an invite has room for three.
+            if let Some(first) = addresses.first().copied() {
+                addresses.insert(1, SocketAddr::new(first.ip(), port));
+            }
+        }
         addresses.truncate(dht::token::MAX_ADDRESSES);
         Ok(addresses.into_iter().map(ContactAddress::Socket).collect())
     }
@@ -423,10 +435,21 @@ impl Running {
         });
         let multiaddr = |text: &String| text.parse().with_context(|| format!("--peer {text} is no multiaddress"));
         driver.peers = options.peer.iter().map(multiaddr).collect::<Result<_, _>>()?;
+        driver.tls_port = options.tls_port();
+        driver.proxy = self.proxy(daemon, options);
         driver.filtered = summary.iter().map(|summary| summary.range).collect();
         let underlay = Underlay::look(daemon).await?;
         driver.loopback = if underlay.loopback_only { Loopback::Dial } else { Loopback::Refuse };
         Ok(driver)
+    }
+
+    /// The proxy that is asked. A bad word in the environment is no reason not to start.
+    fn proxy(&self, daemon: &Arc<Daemon>, options: &JoinOptions) -> Option<Proxy> {
+        let said = daemon.proxy.as_ref().or(options.proxy.as_ref());
+        proxy::choose(said, proxy::variable).unwrap_or_else(|error| {
+            report::note(&format!("{}: {error:#}", self.alias()));
+            None
+        })
     }
 
     async fn attend(
@@ -519,6 +542,12 @@ impl Running {
             DriverEvent::Joining { what } => {
                 report::note(&format!("{}: joining: {what}", self.alias()));
                 self.tell(Progress::Starting(Some(what)));
+            }
+            DriverEvent::ProxyRefuses(why) => {
+                report::note(&format!("{}: {why}", self.alias()));
+                if shell.is_none() {
+                    self.tell(Progress::Starting(Some(why)));
+                }
             }
             DriverEvent::JoinFailed(why) => return Err(JoinOver(why).into()),
             DriverEvent::Listening(addrs) => tracing::debug!(?addrs, "libp2p listens"),

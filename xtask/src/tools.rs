@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[(&str, &str)] = &[
     ("dig", "dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
     ("socat", "socat"),
+    ("tinyproxy", "tinyproxy-bin"),
     ("miniupnpd", "miniupnpd-nftables"),
     ("ps", "procps"),
     ("sysctl", "procps"),

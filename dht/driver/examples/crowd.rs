@@ -293,7 +293,8 @@ async fn join(world: &World, number: u16, tokens: &[Token]) -> anyhow::Result<No
             | DriverEvent::Listening(_)
             | DriverEvent::ExternalCandidate(_)
             | DriverEvent::Connected { .. }
-            | DriverEvent::Disconnected { .. } => {}
+            | DriverEvent::Disconnected { .. }
+            | DriverEvent::ProxyRefuses(_) => {}
         }
     }
     anyhow::bail!("node {number} ended")

@@ -7,12 +7,15 @@ use std::time::Duration;
 use anyhow::Context;
 use dht::NamespaceId;
 use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::core::Transport;
+use libp2p::core::upgrade::Version;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder};
-use libp2p::{identify, identity, kad, mdns, noise, ping, quic, tcp, yamux};
+use libp2p::{identify, identity, kad, mdns, noise, ping, quic, yamux};
+use tokio::sync::mpsc;
 
 use crate::address::AddressFilter;
 use crate::config::DriverConfig;
@@ -21,7 +24,9 @@ use crate::hello;
 use crate::hints;
 use crate::lan::Lan;
 use crate::message::MessageCodec;
+use crate::proxy::Refusal;
 use crate::stream;
+use crate::wire::Wire;
 
 /// A connection that nothing goes over and nobody wants to keep.
 const IDLE: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(20) };
@@ -81,15 +86,23 @@ impl Protocols {
     }
 }
 
-/// Builds the swarm. It listens nowhere yet.
-pub(crate) fn swarm(config: &DriverConfig, filter: &Arc<AddressFilter>) -> anyhow::Result<Swarm<Behaviour>> {
+/// Builds the swarm. It listens nowhere yet. What the proxy refuses goes to `refusals`.
+pub(crate) fn swarm(
+    config: &DriverConfig,
+    filter: &Arc<AddressFilter>,
+    refusals: mpsc::Sender<Refusal>,
+) -> anyhow::Result<Swarm<Behaviour>> {
     let mut seed = *config.identity;
     let keypair = identity::Keypair::ed25519_from_bytes(&mut seed).context("the identity is not a key")?;
+    let wire = Wire::new(config.proxy.clone(), refusals).context("failed to set up TLS")?;
     let builder = SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux_config)
-        .context("failed to set up TCP")?
-        .with_quic_config(quic_config);
+        .with_quic_config(quic_config)
+        .with_other_transport(|key| {
+            let noise = noise::Config::new(key)?;
+            Ok(wire.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux_config()))
+        })
+        .context("failed to set up TCP")?;
     let filter = filter.clone();
     let build = |key: &identity::Keypair| behaviour(key, config, &filter);
     let settings = |settings: libp2p::swarm::Config| settings.with_idle_connection_timeout(IDLE).with_smart_dial();

@@ -9,6 +9,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::proxy::Proxy;
 use crate::streams::StreamServer;
 
 /// Everything that one namespace's driver has to know.
@@ -19,8 +20,12 @@ pub struct DriverConfig {
     pub identity: Zeroizing<[u8; 32]>,
     /// The X25519 secret for the data plane, to load the namespace with after joining it.
     pub data: Zeroizing<[u8; 32]>,
-    /// The port of libp2p, for QUIC and TCP both. 0 takes any, for tests.
+    /// The port of libp2p, for QUIC and for TCP inside TLS. 0 takes any, for tests.
     pub port: u16,
+    /// A further port for TCP alone, for those whose firewalls let only some ports pass, such as 443.
+    pub tls_port: Option<u16>,
+    /// Who is asked for a way to addresses that are not reached over TCP without.
+    pub proxy: Option<Proxy>,
     /// Local addresses to listen on. At least one has to work.
     pub listen: Vec<IpAddr>,
     /// Addresses at which others reach this node's libp2p, where the configuration names them.
@@ -58,6 +63,8 @@ impl DriverConfig {
             identity,
             data,
             port,
+            tls_port: None,
+            proxy: None,
             listen: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             advertise: Vec::new(),
             mapped: watch::Sender::new(Vec::new()).subscribe(),
@@ -102,6 +109,8 @@ pub trait Clocks: Send + 'static {
 pub enum DriverEvent {
     /// From the namespace.
     Core(dht::Event),
+    /// The proxy lets nothing through, and why; for people. The same every ten minutes at most.
+    ProxyRefuses(String),
     /// The join goes on; for people.
     Joining {
         /// What it waits for.

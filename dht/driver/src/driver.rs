@@ -31,9 +31,11 @@ use crate::hints::Hints;
 use crate::links::Links;
 use crate::listen::listen;
 use crate::machine::Machine;
+use crate::proxy::Refusal;
 use crate::seek::Seeks;
 use crate::store::Store;
 use crate::streams::Pipes;
+use crate::wire::MOST_REFUSALS;
 
 /// Things that happen before the disk is waited for once.
 const MOST_AT_ONCE: usize = 64;
@@ -41,6 +43,9 @@ const MOST_AT_ONCE: usize = 64;
 const MOST_UNTOLD: usize = 1024;
 /// The lease clocks are sums of steps that must not be longer than a minute.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// Before the same refusal of the proxy is told again, and before another one is.
+const SAME_AGAIN: Duration = Duration::from_secs(600);
+const OTHER_AGAIN: Duration = Duration::from_secs(10);
 /// For telling peers that this node goes.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -105,6 +110,7 @@ pub(crate) async fn run_machine(
             },
             event = driver.swarm.select_next_some(), if roomy => driver.handle_swarm_events(event),
             asked = driver.pipes.wanted(), if roomy => driver.open_stream(asked),
+            Some(refusal) = driver.refusals.recv(), if roomy => driver.handle_refusal(&refusal),
             Some(found) = driver.lookups.next(), if !driver.lookups.is_empty() => driver.handle_lookup(found),
             Ok(()) = mapped.changed() => driver.reach_at(mapped.borrow_and_update().clone()),
             () = tokio::time::sleep(sleep) => {}
@@ -147,6 +153,10 @@ pub(crate) struct Driver<C> {
     pub(crate) lookups: FuturesUnordered<BoxFuture<'static, Found>>,
     /// Messages that libp2p may have given to a connection that is not open.
     pub(crate) doubtful: HashMap<OutboundRequestId, Vec<u8>>,
+    /// What the proxy refuses.
+    refusals: mpsc::Receiver<Refusal>,
+    /// The last of it that was told, and when.
+    told_refusal: Option<(String, Instant)>,
     /// For the node.
     pub(crate) untold: VecDeque<DriverEvent>,
     pub(crate) after: Vec<After>,
@@ -161,7 +171,8 @@ pub(crate) struct Driver<C> {
 impl<C: Clocks> Driver<C> {
     fn new(mut config: DriverConfig, machine: Machine, store: Store, clocks: C) -> anyhow::Result<Self> {
         let filter = Arc::new(AddressFilter::new(config.loopback, config.filtered.clone()));
-        let swarm = swarm(&config, &filter)?;
+        let (sender, refusals) = mpsc::channel(MOST_REFUSALS);
+        let swarm = swarm(&config, &filter, sender)?;
         let mut rng = ChaCha8Rng::from_seed(config.seed);
         let pipes = Pipes::new(config.streams.take());
         let dialer = Dialer::new(ChaCha8Rng::from_seed(rng.random()));
@@ -175,6 +186,8 @@ impl<C: Clocks> Driver<C> {
             hints: Hints::default(),
             lookups: FuturesUnordered::new(),
             doubtful: HashMap::new(),
+            refusals,
+            told_refusal: None,
             untold: VecDeque::new(),
             after: Vec::new(),
             next_care: now.mono,
@@ -198,6 +211,16 @@ impl<C: Clocks> Driver<C> {
 
     pub(crate) fn tell(&mut self, event: DriverEvent) {
         self.untold.push_back(event);
+    }
+
+    fn handle_refusal(&mut self, refusal: &Refusal) {
+        let (text, now) = (refusal.to_string(), self.now().mono);
+        let pause = |told: &str| if told == text { SAME_AGAIN } else { OTHER_AGAIN };
+        let is_soon = |(told, at): &(String, Instant)| now < *at + pause(told);
+        if !self.told_refusal.as_ref().is_some_and(is_soon) {
+            self.told_refusal = Some((text.clone(), now));
+            self.tell(DriverEvent::ProxyRefuses(text));
+        }
     }
 
     fn handle_commands(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) {

@@ -1,7 +1,7 @@
 //! Runs one namespace over libp2p: the sockets, the store and the clock around the state machines of `dht`.
 //!
 //! In go [`dht::Command`]s, over a bounded channel; out come [`DriverEvent`]s, over another. In between stand one
-//! libp2p swarm (QUIC and TCP on one port), one [`Store`] and one state machine, which is a joiner until a replica has
+//! libp2p swarm (QUIC, and TCP inside TLS, on one port), one [`Store`] and one state machine, which is a joiner until a replica has
 //! admitted it and a namespace from then on.
 //!
 //! The loop: wait for one thing to happen, tell the state machine, take everything else that has happened meanwhile,
@@ -31,14 +31,18 @@ mod listen;
 mod machine;
 mod message;
 mod network;
+mod proxy;
 mod seek;
 mod snapshot;
 mod store;
 mod stream;
 mod streams;
+mod tls;
+mod wire;
 
 pub use config::{Clocks, DriverConfig, DriverEvent, Loopback, Start};
 pub use driver::run;
+pub use proxy::{Proxy, ProxyError};
 pub use store::{Store, StoreError};
 pub use streams::{Deliver, NotSent, StreamServer, Streams};
 

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use libp2p::core::transport::TransportError;
 use libp2p::{Swarm, multiaddr};
 
-use crate::address::{multiaddrs_of, socket_addr_of};
+use crate::address::{is_tcp, multiaddrs_of, socket_addr_of};
 use crate::behaviour::Behaviour;
 use crate::config::DriverConfig;
 
@@ -16,34 +16,54 @@ use crate::config::DriverConfig;
 const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Listens on every configured address, by QUIC and TCP. One that the machine does not have is skipped; a port that
-/// somebody else has is an error, since firewalls and contacts name it.
+/// Listens on every configured address, by QUIC and TCP, and at the further port by TCP alone: a member has one port from
+/// which its QUIC comes. An address that the machine does not have is skipped; a port that somebody else has is an error,
+/// since firewalls and contacts name it.
 pub(crate) async fn listen(swarm: &mut Swarm<Behaviour>, config: &DriverConfig) -> anyhow::Result<()> {
+    let at = |port: u16| config.listen.iter().flat_map(move |ip| multiaddrs_of(SocketAddr::new(*ip, port)));
+    open(swarm, at(config.port).collect(), config.port, "--port").await?;
+    if let Some(port) = config.tls_port {
+        open(swarm, at(port).filter(is_tcp).collect(), port, "--tls-port").await?;
+    }
+    for addr in &config.advertise {
+        let tls = config.tls_port.map(|port| SocketAddr::new(addr.ip(), port));
+        let tls = tls.into_iter().flat_map(multiaddrs_of).filter(is_tcp);
+        for address in multiaddrs_of(*addr).into_iter().chain(tls) {
+            swarm.add_external_address(address);
+        }
+    }
+    Ok(())
+}
+
+/// Listens on what it can of these addresses, all at a port that `option` names.
+async fn open(
+    swarm: &mut Swarm<Behaviour>,
+    mut addresses: VecDeque<multiaddr::Multiaddr>,
+    port: u16,
+    option: &str,
+) -> anyhow::Result<()> {
     let mut listening = false;
     let mut waited = Duration::ZERO;
-    let mut addresses: VecDeque<_> =
-        config.listen.iter().flat_map(|ip| multiaddrs_of(SocketAddr::new(*ip, config.port))).collect();
+    let mut failed = String::new();
     while let Some(address) = addresses.pop_front() {
         match swarm.listen_on(address.clone()) {
             Ok(_) => listening = true,
             Err(TransportError::Other(error)) if is_in_use(&error) => {
                 if waited >= PATIENCE {
-                    bail!("port {} is in use by another program ({address}); choose another with --port", config.port);
+                    bail!("port {port} is in use by another program ({address}); choose another with {option}");
                 }
                 tokio::time::sleep(PAUSE).await;
                 waited += PAUSE;
                 addresses.push_front(address);
             }
-            Err(error) => tracing::debug!(%address, %error, "cannot listen here"),
+            Err(error) => {
+                tracing::debug!(%address, %error, "cannot listen here");
+                failed = format!("{address}: {error}");
+            }
         }
     }
     if !listening {
-        bail!("cannot listen on any of {:?} at port {}", config.listen, config.port);
-    }
-    for addr in &config.advertise {
-        for address in multiaddrs_of(*addr) {
-            swarm.add_external_address(address);
-        }
+        bail!("cannot listen at port {port} ({option}) on any address; the last was {failed}");
     }
     Ok(())
 }

@@ -85,8 +85,9 @@ pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
     for running in daemon.matching(None).await? {
         let name = running.alias();
         let overlay = running.overlay_port();
+        let tls = running.tls_port().map_or(String::new(), |port| format!(", and by TLS alone on TCP {port}"));
         findings.push(Finding::good(format!(
-            "{name}: others reach this machine on UDP {data}, UDP {overlay} and TCP {overlay}; open these in a firewall"
+            "{name}: others reach this machine on UDP {data}, UDP {overlay} and TCP {overlay}{tls}; open these in a firewall"
         )));
         if let Some((what, cure)) = running.unreachable(daemon).await {
             findings.push(Finding::bad(format!("{name}: {what}"), cure));

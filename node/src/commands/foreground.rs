@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client;
 use crate::daemon::{Daemon, wait_ready};
+use crate::proxy::ProxyText;
 use crate::report;
 use crate::runtime::Running;
 use crate::socket::{Answer, Call, Start};
@@ -30,6 +31,8 @@ pub(crate) enum After {
 pub(crate) struct Wish {
     /// One namespace, or all that are known here.
     pub(crate) start: Option<Start>,
+    /// The proxy for all that are known here.
+    pub(crate) proxy: Option<ProxyText>,
     pub(crate) after: After,
     pub(crate) json: bool,
 }
@@ -52,7 +55,9 @@ pub(crate) fn run(state: &Path, wish: Wish) -> anyhow::Result<()> {
 }
 
 fn hand_over(stream: std::os::unix::net::UnixStream, wish: Wish) -> anyhow::Result<()> {
-    let Wish { start: Some(start), after, json } = wish else { bail!("overlay already runs on this state directory") };
+    let Wish { start: Some(start), after, json, .. } = wish else {
+        bail!("overlay already runs on this state directory")
+    };
     let name = start.called().to_owned();
     let value = client::call(stream, &Call::Start(start), |answer| match answer {
         Answer::Ready(line) => print_ready(&line, json),
@@ -72,7 +77,8 @@ async fn stay(state: &Path, wish: Wish) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let ignores_hangup = ignores_hangup();
     let mut hangup = signal(SignalKind::hangup())?;
-    let daemon = Daemon::start(state, wish.start.as_ref().and_then(|start| start.options().port))?;
+    let port = wish.start.as_ref().and_then(|start| start.options().port);
+    let daemon = Daemon::start(state, port, wish.proxy.clone())?;
     // An interrupt does not undo what has failed before.
     let failed = OnceLock::new();
     tokio::select! {
@@ -88,7 +94,7 @@ async fn stay(state: &Path, wish: Wish) -> anyhow::Result<()> {
 
 /// Others may have handed their namespaces over, so the end of our own is not the end of the program.
 async fn live(daemon: &Arc<Daemon>, wish: Wish, failed: &OnceLock<anyhow::Error>) {
-    let Wish { start, after, json } = wish;
+    let Wish { start, after, json, .. } = wish;
     let end = async {
         let result = match start {
             Some(start) => one(daemon, start, after, json).await,

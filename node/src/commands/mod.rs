@@ -13,6 +13,7 @@ use foreground::{After, Wish};
 use crate::cli::{Cli, Command, Create, Invite, Join};
 use crate::client::call_daemon;
 use crate::launch::ONLY_WHEN_FOUNDED;
+use crate::proxy::ProxyText;
 use crate::report;
 use crate::socket::{Call, Start};
 use crate::state::{self, StateDir};
@@ -24,9 +25,12 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Create(create) => found(&state, create, json),
         Command::Join(join) => {
             let start = Some(start_join(join)?);
-            foreground::run(&state, Wish { start, after: After::Nothing, json })
+            foreground::run(&state, Wish { start, proxy: None, after: After::Nothing, json })
         }
-        Command::Up => foreground::run(&state, Wish { start: None, after: After::Nothing, json }),
+        Command::Up { proxy } => {
+            proxy.as_ref().map_or(Ok(()), ProxyText::check)?;
+            foreground::run(&state, Wish { start: None, proxy, after: After::Nothing, json })
+        }
         Command::Invite(invite) => make_invite(&state, invite, json),
         Command::Revoke { namespace, member } => {
             bail!(
@@ -45,6 +49,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn found(state: &Path, create: Create, json: bool) -> anyhow::Result<()> {
+    create.options.check()?;
     let called = create.options.alias.as_ref().unwrap_or(&create.namespace).clone();
     let is_here = || anyhow::Ok(StateDir::open(state)?.find(&called)?.is_some());
     let mut recovery = None;
@@ -63,7 +68,7 @@ fn found(state: &Path, create: Create, json: bool) -> anyhow::Result<()> {
         recovery,
         options: create.options,
     });
-    let result = foreground::run(state, Wish { start, after: After::Introduce, json });
+    let result = foreground::run(state, Wish { start, proxy: None, after: After::Introduce, json });
     // What could recover nothing is not left behind. Where that is not certain, it stays.
     if let Some(file) = &create.recovery_file
         && result.is_err()
@@ -75,6 +80,7 @@ fn found(state: &Path, create: Create, json: bool) -> anyhow::Result<()> {
 }
 
 fn start_join(join: Join) -> anyhow::Result<Start> {
+    join.options.check()?;
     let token = join.invite.map(|text| read_token(&text)).transpose()?;
     Ok(Start::Join { name: join.namespace, token, options: join.options })
 }

@@ -10,20 +10,21 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
 use libp2p::core::transport::PortUse;
-use libp2p::core::upgrade::ReadyUpgrade;
-use libp2p::core::{Endpoint, upgrade};
+use libp2p::core::upgrade::{ReadyUpgrade, Version};
+use libp2p::core::{Endpoint, Transport, upgrade};
 use libp2p::swarm::handler::{ConnectionEvent, FullyNegotiatedOutbound};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
     NotifyHandler, Stream, StreamUpgradeError, SubstreamProtocol, SwarmEvent, THandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm,
 };
-use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, noise, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, noise, yamux};
 
 use super::fake::{Fake, Node, config, free_port};
 use crate::behaviour::Protocols;
 use crate::frame::{read_frame, write_frame};
 use crate::hello;
+use crate::wire::Wire;
 
 /// Opens a stream for one protocol, writes these bytes, and reads what comes until the stream ends.
 #[derive(Clone, Debug)]
@@ -200,9 +201,13 @@ impl Outsider {
     async fn connect_from(node: &Node, address: Multiaddr, listen: Option<Multiaddr>) -> Self {
         let mut swarm = SwarmBuilder::with_new_identity()
             .with_tokio()
-            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-            .unwrap()
             .with_quic()
+            .with_other_transport(|key| {
+                let wire = Wire::new(None, tokio::sync::mpsc::channel(1).0)?;
+                let noise = noise::Config::new(key)?;
+                Ok(wire.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux::Config::default()))
+            })
+            .unwrap()
             .with_behaviour(|_| Prober::default())
             .unwrap()
             .build();

@@ -8,7 +8,7 @@ use wan::{Edge, Outcome, Technique, direct_path_possible};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// What the program can do.
-const TECHNIQUE: Technique = Technique { low_ttl: true, prediction: false };
+const TECHNIQUE: Technique = Technique { low_ttl: true, prediction: true };
 /// In the open.
 const OPEN: [NodeId; 3] = [NodeId(0), NodeId(1), NodeId(2)];
 

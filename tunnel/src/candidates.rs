@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::config::{Candidate, CandidateKind, is_usable};
 use crate::limits::{CANDIDATES, OPENING, REFILL, SILENT_TRIES};
 
-/// The candidates of one peer, the best first.
+/// The candidates of one peer, in the order in which they are tried.
 #[derive(Default)]
 pub(crate) struct Candidates(Vec<Known>);
 
@@ -20,6 +20,39 @@ struct Known {
     translated: bool,
     /// When a datagram left for it that only opened our own edge.
     opened: Option<Instant>,
+}
+
+/// In which order the ports are tried that the peer foretells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As told.
+    Each,
+    /// Every second one, and then the others.
+    EverySecond,
+}
+
+impl Pace {
+    /// One side of each pair takes the long steps.
+    pub(crate) fn between(own: &[u8; 32], other: &[u8; 32]) -> Self {
+        if own < other { Self::EverySecond } else { Self::Each }
+    }
+}
+
+/// Ports that are foretold go first, then those that a translator gave, and then the others: where our own translator counts, too,
+/// each new address that we send to takes one of the ports that we have foretold, and those before a translator have to be sent to
+/// from one of them.
+///
+/// Where both count, a datagram of ours gets through if it goes to the port from which the peer sends to the port that ours leaves
+/// by. With both in step that takes two predictions without any error: if there was one other flow before either's first, they
+/// are past each other for ever. With one of them at double pace the two meet all the same, as many ports further on as there were
+/// other flows.
+fn in_order_of_trial(all: Vec<Known>, pace: Pace) -> Vec<Known> {
+    let (foretold, rest): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|known| known.candidate.kind == CandidateKind::Predicted);
+    let late = |place: usize| pace == Pace::EverySecond && place % 2 == 1;
+    let (late, first): (Vec<_>, Vec<_>) = foretold.into_iter().enumerate().partition(|(place, _)| late(*place));
+    let (given, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|known| known.translated);
+    first.into_iter().chain(late).map(|(_, known)| known).chain(given).chain(rest).collect()
 }
 
 impl Known {
@@ -42,10 +75,11 @@ impl Candidates {
     /// Replaces the list, keeping what is known of addresses that stay. Silent ones may be tried again, but a peer
     /// that repeats its list cannot make us send more than three Inits in five seconds to anybody. Returns how
     /// many were refused.
-    pub(crate) fn replace(&mut self, mut list: Vec<Candidate>, now: Instant) -> usize {
+    pub(crate) fn replace(&mut self, mut list: Vec<Candidate>, pace: Pace, now: Instant) -> usize {
         let told = list.len();
         list.retain(|candidate| is_usable(candidate.addr));
-        list.sort_by_key(|candidate| (candidate.kind, candidate.addr));
+        let foretold = |candidate: &Candidate| candidate.kind == CandidateKind::Predicted;
+        list.sort_by_key(|candidate| (candidate.kind, (!foretold(candidate)).then_some(candidate.addr)));
         let own: Vec<IpAddr> =
             list.iter().filter(|told| told.kind == CandidateKind::Lan).map(|told| told.addr.ip()).collect();
         let mut fresh: Vec<Known> = Vec::new();
@@ -53,7 +87,8 @@ impl Candidates {
             if fresh.len() == CANDIDATES || fresh.iter().any(|known| known.candidate.addr == candidate.addr) {
                 continue;
             }
-            let translated = candidate.kind == CandidateKind::Observed && !own.contains(&candidate.addr.ip());
+            let outside = matches!(candidate.kind, CandidateKind::Observed | CandidateKind::Predicted);
+            let translated = outside && !own.contains(&candidate.addr.ip());
             let mut known = Known { candidate, tries: 0, last_try: None, answered: false, translated, opened: None };
             if let Some(old) = self.find(candidate.addr) {
                 let rested = old.last_try.is_none_or(|last| now.saturating_duration_since(last) >= REFILL);
@@ -63,11 +98,11 @@ impl Candidates {
             }
             fresh.push(known);
         }
-        self.0 = fresh;
+        self.0 = in_order_of_trial(fresh, pace);
         told - self.0.len()
     }
 
-    /// Addresses that may be tried now, the best first.
+    /// Addresses that may be tried now, in this order.
     pub(crate) fn open(&self, now: Instant) -> impl Iterator<Item = SocketAddr> {
         let ready = move |known: &&Known| known.ready().is_none_or(|at| at <= now);
         self.0.iter().filter(|known| known.may_be_tried()).filter(ready).map(|known| known.candidate.addr)
@@ -136,7 +171,7 @@ impl Candidates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::CandidateKind::{Configured, Lan, Observed};
+    use crate::config::CandidateKind::{Configured, Lan, Observed, Predicted};
     use crate::tests::origin;
 
     fn at(addr: &str, kind: CandidateKind) -> Candidate {
@@ -144,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_come_first_and_each_once() {
+    fn each_is_tried_once_and_what_a_translator_gave_goes_first() {
         let mut candidates = Candidates::default();
         let refused = candidates.replace(
             vec![
@@ -154,10 +189,11 @@ mod tests {
                 at("10.0.0.1:1", Observed),
                 at("224.0.0.1:1", Lan),
             ],
+            Pace::Each,
             origin(),
         );
         let open: Vec<_> = candidates.open(origin()).map(|addr| addr.to_string()).collect();
-        assert_eq!(open, ["10.0.0.1:1", "198.51.100.2:1", "198.51.100.1:1"]);
+        assert_eq!(open, ["198.51.100.2:1", "10.0.0.1:1", "198.51.100.1:1"]);
         assert_eq!(refused, 2);
     }
 
@@ -166,15 +202,15 @@ mod tests {
         let mut candidates = Candidates::default();
         let list = || vec![at("10.0.0.1:1", Lan)];
         let addr = list()[0].addr;
-        candidates.replace(list(), origin());
+        candidates.replace(list(), Pace::Each, origin());
         for _ in 0..3 {
             assert_eq!(candidates.open(origin()).count(), 1);
             candidates.note_try(addr, origin());
         }
         assert_eq!(candidates.open(origin()).count(), 0);
-        candidates.replace(list(), origin() + REFILL / 2);
+        candidates.replace(list(), Pace::Each, origin() + REFILL / 2);
         assert_eq!(candidates.open(origin()).count(), 0);
-        candidates.replace(list(), origin() + REFILL);
+        candidates.replace(list(), Pace::Each, origin() + REFILL);
         assert_eq!(candidates.open(origin()).count(), 1);
     }
 
@@ -189,7 +225,7 @@ mod tests {
                 at("203.0.113.1:1", Observed),
             ]
         };
-        candidates.replace(list(), origin());
+        candidates.replace(list(), Pace::Each, origin());
         let opens: Vec<_> = list()
             .iter()
             .filter(|told| candidates.take_opening(told.addr, origin()))
@@ -202,19 +238,44 @@ mod tests {
         assert!(!open(&candidates, origin()) && open(&candidates, origin() + OPENING));
         assert_eq!(candidates.ready(origin()), Some(origin() + OPENING));
         assert_eq!(candidates.ready(origin() + OPENING), None);
-        candidates.replace(list(), origin() + REFILL / 2);
+        candidates.replace(list(), Pace::Each, origin() + REFILL / 2);
         assert!(!candidates.take_opening(translated, origin()), "not again for the same attempt");
-        candidates.replace(list(), origin() + REFILL);
+        candidates.replace(list(), Pace::Each, origin() + REFILL);
         assert!(candidates.take_opening(translated, origin() + REFILL));
         candidates.note_answer(translated);
-        candidates.replace(list(), origin() + REFILL * 9);
+        candidates.replace(list(), Pace::Each, origin() + REFILL * 9);
         assert!(!candidates.take_opening(translated, origin() + REFILL * 9), "what has answered is open");
+    }
+
+    #[test]
+    fn ports_that_are_foretold_go_first_in_the_order_told_or_every_second_one_before_the_others() {
+        let list = || {
+            let foretold = (0..5).map(|n| at(&format!("203.0.113.1:{}", 9 - n), Predicted));
+            foretold.chain([at("203.0.113.1:2", Observed), at("10.0.0.1:1", Lan)]).collect()
+        };
+        for (pace, order) in [(Pace::Each, [9, 8, 7, 6, 5, 2, 1]), (Pace::EverySecond, [9, 7, 5, 8, 6, 2, 1])] {
+            let mut candidates = Candidates::default();
+            candidates.replace(list(), pace, origin());
+            let open: Vec<u16> = candidates.open(origin()).map(|addr| addr.port()).collect();
+            assert_eq!(open, order, "{pace:?}");
+        }
+        assert_ne!(Pace::between(&[1; 32], &[2; 32]), Pace::between(&[2; 32], &[1; 32]));
+        let mut candidates = Candidates::default();
+        candidates.replace(list(), Pace::Each, origin());
+        let foretold = "203.0.113.1:9".parse().unwrap();
+        assert!(candidates.take_opening(foretold, origin()), "a translator stands before it");
+        candidates.replace(
+            (0..100).map(|n| at(&format!("203.0.113.1:{}", n + 1), Predicted)).collect(),
+            Pace::Each,
+            origin(),
+        );
+        assert_eq!(candidates.0.len(), CANDIDATES, "no more than of the others");
     }
 
     #[test]
     fn more_than_sixteen_are_refused() {
         let mut candidates = Candidates::default();
         let list = (0..100).map(|n| at(&format!("10.0.0.{n}:1"), Lan)).collect();
-        assert_eq!(candidates.replace(list, origin()), 100 - CANDIDATES);
+        assert_eq!(candidates.replace(list, Pace::Each, origin()), 100 - CANDIDATES);
     }
 }

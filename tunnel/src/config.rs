@@ -125,6 +125,9 @@ pub enum CandidateKind {
     Observed,
     /// Told by a person.
     Configured,
+    /// A port that the peer's translator, which counts, gives next ([`Observations::predicted`](crate::Observations::predicted)).
+    /// The order in which they are told matters.
+    Predicted,
 }
 
 /// Whether an Init may be sent there at all. A signed candidate list can still name a victim, so anything

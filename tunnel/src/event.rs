@@ -96,7 +96,7 @@ pub enum Event {
         /// First number that stays unused.
         upto: u64,
     },
-    /// Our own address as a peer sees it, told inside the session.
+    /// Our own address as a peer sees it, told inside the session with each echo.
     EndpointObserved {
         /// Who saw it.
         by: PeerId,

@@ -245,8 +245,7 @@ impl Peer {
         if after.0 == Some(proven) {
             self.end_doubt(core, at_once && before.0 == after.0, now);
         }
-        if let Some(seen) = seen.filter(|seen| self.observed != Some(*seen)) {
-            self.observed = Some(seen);
+        if let Some(seen) = seen {
             core.events.push_back(Event::EndpointObserved { by: self.id, addr: seen });
         }
     }

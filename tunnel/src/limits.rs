@@ -179,3 +179,20 @@ pub(crate) const OPEN_RETRIES: [Duration; 6] = [
 pub(crate) const WISH_LIFE: Duration = Duration::from_secs(30);
 /// A relay is told once in this long that a circuit is unknown here.
 pub(crate) const CLOSED_EVERY: Duration = Duration::from_millis(200);
+
+// Ports that a translator gives next.
+
+/// Observers whose word is kept.
+pub(crate) const OBSERVERS: usize = 8;
+/// Ports ahead that a peer is told: with an address of either kind they fill a list of [`CANDIDATES`] on most machines.
+pub(crate) const AHEAD: i32 = 12;
+/// Ports before the last one that a peer is told.
+pub(crate) const BEHIND: usize = 4;
+/// How far apart two ports given at once may be to be taken for counted: other flows lie between.
+pub(crate) const PORT_GAP: u16 = 16;
+/// And so much more for each second between them.
+pub(crate) const PORT_RATE: u16 = 2;
+/// Of two ports that were seen at least this long one after the other, the first was given first.
+pub(crate) const PORT_ORDER: Duration = Duration::from_millis(500);
+/// But never more than this: a translator so busy cannot be foretold.
+pub(crate) const PORT_GAP_MAX: u16 = 256;

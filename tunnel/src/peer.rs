@@ -3,7 +3,6 @@
 //! There are at most three sessions: `next`, which we answered and whose initiator has yet to prove itself;
 //! `current`, with which we seal; `previous`, which still opens what was under way.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -66,7 +65,6 @@ pub(crate) struct Peer {
     pub(crate) last_contact: Option<Instant>,
     /// When data was exchanged last.
     pub(crate) used_at: Option<Instant>,
-    pub(crate) observed: Option<SocketAddr>,
     last_session: Option<Instant>,
     last_need: Option<Instant>,
     hello: Option<Hello>,
@@ -162,7 +160,6 @@ impl Peer {
             next_sample: now,
             last_contact: None,
             used_at: None,
-            observed: None,
             last_session: None,
             last_need: None,
             hello: None,

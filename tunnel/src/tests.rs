@@ -4,7 +4,7 @@ mod attacks;
 mod corpus;
 mod edges;
 mod life;
-mod net;
+pub(crate) mod net;
 mod paths;
 mod relays;
 mod rest;

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::answer::find_initiator;
+use crate::candidates::Pace;
 use crate::config::{Candidate, Config, PeerKeys, identity_bytes, peer_of};
 use crate::control::{CALLERS, Control};
 use crate::cookie::CookieSecret;
@@ -87,7 +88,8 @@ impl Tunnel {
     /// Says where a peer may be found. A handshake under way goes there at once.
     pub fn set_candidates(&mut self, peer: PeerId, candidates: Vec<Candidate>, now: Instant) {
         self.with_entry(peer, now, |peer, core| {
-            let refused = peer.candidates.replace(candidates, now);
+            let pace = Pace::between(&core.identity, &peer.identity);
+            let refused = peer.candidates.replace(candidates, pace, now);
             (0..refused).for_each(|_| core.drop(DropReason::BadCandidate));
             peer.restart_attempt(core, now);
         });

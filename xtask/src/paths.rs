@@ -24,7 +24,7 @@ const FIRST: Duration = Duration::from_secs(20);
 /// How long a direct way is waited for where there ought to be one, and where not.
 const DIRECT: Duration = Duration::from_secs(30);
 const HARDLY: Duration = Duration::from_secs(6);
-/// What the program can do.
+/// What the program can do where there is one voter: of what a single observer sees, no port can be foretold.
 const TECHNIQUE: Technique = Technique { low_ttl: true, prediction: false };
 
 /// A pair of members: the first sends to the second.

@@ -314,6 +314,7 @@ impl Engine {
         self.dhcp.handle_timeout(now.mono);
         self.dns.handle_timeout(now.mono);
         self.expire_requests(now);
+        self.expire_look(now);
         self.drain(now);
     }
 
@@ -333,6 +334,7 @@ impl Engine {
             self.names.poll_timeout(now),
             self.routes.poll_timeout(now),
             self.requests.poll_timeout(),
+            self.peers.outside.poll_timeout(),
             self.quorum.poll_timeout(self.state),
         ]
         .into_iter()

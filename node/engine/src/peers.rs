@@ -14,16 +14,13 @@ use tunnel::{Candidate, CandidateKind, Endpoint};
 
 use crate::bucket::Bucket;
 use crate::engine::Engine;
+use crate::look::Outside;
 
 /// Members whose keys we hold at once.
 const MAX_PEERS: usize = 4096;
 /// Endpoints are told to one peer at most this often.
 const SIGNAL_EVERY: Duration = Duration::from_secs(1);
-/// How often voters are asked where we are seen, while somebody is looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How many of them: two that differ say that the translator before us gives each destination a port of its own.
-const LOOKS: usize = 2;
-/// How many of our addresses, as others see them, are remembered.
+/// How many of our addresses, as others see them, a peer is told.
 const MAX_OBSERVED: usize = 4;
 
 #[derive(Default)]
@@ -55,14 +52,13 @@ pub(crate) struct Peer {
 #[derive(Default)]
 pub(crate) struct Peers {
     known: BTreeMap<PeerId, Peer>,
-    lan: Vec<SocketAddr>,
+    pub(crate) lan: Vec<SocketAddr>,
     configured: Vec<SocketAddr>,
     /// Where routers before this machine send on to it.
     mapped: Vec<SocketAddr>,
-    observed: BTreeMap<SocketAddr, (PeerId, Instant)>,
+    pub(crate) outside: Outside,
     /// Rises when there is another address of ours to tell.
     version: u64,
-    looked: Option<Instant>,
     sequence: u64,
     freshness: Freshness,
 }
@@ -82,13 +78,19 @@ impl Peers {
         news
     }
 
-    fn observed(&mut self, by: PeerId, addr: SocketAddr, now: Instant) {
-        self.version += u64::from(!self.observed.contains_key(&addr) && !self.lan.contains(&addr));
-        if self.observed.len() >= MAX_OBSERVED && !self.observed.contains_key(&addr) {
-            let oldest = self.observed.iter().min_by_key(|(_, (_, at))| *at).map(|(addr, _)| *addr);
-            oldest.and_then(|addr| self.observed.remove(&addr));
-        }
-        self.observed.insert(addr, (by, now));
+    /// There is another address of ours to tell.
+    pub(crate) fn note_news(&mut self) {
+        self.version += 1;
+    }
+
+    /// Members that are looked for, or look for us.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = PeerId> {
+        self.known.iter().filter(|(_, known)| known.wanted).map(|(peer, _)| *peer)
+    }
+
+    /// Whether a session with it is wanted for what it does for us.
+    pub(crate) fn serves(&self, peer: &PeerId) -> bool {
+        self.known.get(peer).is_some_and(|known| known.serves)
     }
 
     pub(crate) fn is_up(&self, peer: &PeerId) -> bool {
@@ -112,15 +114,20 @@ impl Peers {
         Some(self.known.entry(peer).or_default())
     }
 
-    fn own_candidates(&self) -> Vec<Candidate> {
+    pub(crate) fn own_candidates(&self) -> Vec<Candidate> {
         let of = |kind| move |addr: &SocketAddr| Candidate { addr: *addr, kind };
         let mut all: Vec<Candidate> = self.lan.iter().map(of(CandidateKind::Lan)).collect();
         all.extend(self.configured.iter().map(of(CandidateKind::Configured)));
         // Others need not open their own edge for these, so each counts as configured where it is observed, too.
         let mapped = self.mapped.iter().filter(|addr| !self.lan.contains(addr) && !self.configured.contains(addr));
         all.extend(mapped.map(of(CandidateKind::Configured)));
-        let observed = self.observed.keys().filter(|addr| !self.lan.contains(addr) && !self.mapped.contains(addr));
-        all.extend(observed.map(of(CandidateKind::Observed)));
+        if let Some(observations) = self.outside.known() {
+            let observed = observations.addresses().into_iter().take(MAX_OBSERVED);
+            let observed = observed.filter(|addr| !self.lan.contains(addr) && !self.mapped.contains(addr));
+            all.extend(observed.map(|addr| of(CandidateKind::Observed)(&addr)));
+            // Last, so that they take the room that is left.
+            all.extend(observations.predicted().iter().map(of(CandidateKind::Predicted)));
+        }
         all.truncate(MAX_CANDIDATES);
         all
     }
@@ -134,10 +141,10 @@ impl Engine {
         if !entry.keyed {
             self.connect(peer, now);
         }
+        self.look_outside(peer, now);
         self.ask_relays(peer, now);
         // Also to whom there is no connection, and perhaps never will be: others pass it on.
         self.signal(peer, true, now);
-        self.look_outside(peer, now);
     }
 
     /// Has a member dialled, whose keys we do not know yet.
@@ -149,40 +156,15 @@ impl Engine {
         }
     }
 
-    /// Asks some voters, whom everybody reaches, where we are seen: behind a translator nobody else can tell.
-    fn look_outside(&mut self, besides: PeerId, now: Now) {
-        if self.peers.looked.is_some_and(|at| now.mono < at + LOOK_EVERY) {
-            return;
-        }
-        self.peers.looked = Some(now.mono);
-        for voter in self.voters(besides, now).into_iter().take(LOOKS) {
-            if self.peers.is_up(&voter) {
-                self.tunnel.ping(voter, now.mono);
-            } else {
-                self.make_session(voter, now);
-            }
-        }
-    }
-
     /// Whether a peer is there, and reached without a relay.
-    fn is_direct(&self, peer: &PeerId, now: Now) -> bool {
+    pub(crate) fn is_direct(&self, peer: &PeerId, now: Now) -> bool {
         let view = self.tunnel.peer(peer, now.mono).filter(|view| view.up);
         view.and_then(|view| view.endpoint).is_some_and(Endpoint::is_direct)
     }
 
-    /// Somebody has told us where we are seen: whoever looks for us, or is looked for, has to know.
-    pub(crate) fn observed(&mut self, by: PeerId, addr: SocketAddr, now: Now) {
-        let before = self.peers.version;
-        self.peers.observed(by, addr, now.mono);
-        if self.peers.version != before {
-            self.tell_of_addresses(now);
-        }
-    }
-
-    /// Another address of ours is known.
+    /// Another address of ours is known: whoever looks for us, or is looked for, has to know.
     pub(crate) fn tell_of_addresses(&mut self, now: Now) {
-        let wanted = self.peers.known.iter().filter(|(_, known)| known.wanted).map(|(peer, _)| *peer);
-        let looked_for: Vec<PeerId> = wanted.filter(|peer| !self.is_direct(peer, now)).collect();
+        let looked_for: Vec<PeerId> = self.peers.wanted().filter(|peer| !self.is_direct(peer, now)).collect();
         for peer in looked_for {
             // This may overtake what was said before, which then counts no more.
             self.signal(peer, true, now);
@@ -288,16 +270,15 @@ impl Engine {
         };
         let allowed = candidates.list.iter().filter(|candidate| filter.allows(&candidate.addr));
         let list: Vec<Candidate> = allowed.filter_map(from_signal).collect();
-        self.tunnel.set_candidates(from, list, now.mono);
+        if candidates.want_reply && !self.is_direct(&from, now) {
+            // It looks for us, or wants to get away from the relay: where we are seen may have changed.
+            self.look_outside(from, now);
+        }
+        self.try_candidates(from, list, now);
         self.follow_to_relays(from, &candidates, now);
         if candidates.want_reply {
             self.signal(from, false, now);
-            if self.peers.is_up(&from) {
-                if !self.is_direct(&from, now) {
-                    // It wants to get away from the relay: where we are seen may have changed.
-                    self.look_outside(from, now);
-                }
-            } else {
+            if !self.peers.is_up(&from) {
                 if let Some(entry) = self.peers.entry(from) {
                     // It looks for us: it has to hear where we are seen, once we know.
                     entry.wanted = true;
@@ -305,7 +286,6 @@ impl Engine {
                 // It wants to reach us, and a NAT in front of us opens only from inside.
                 self.send_leases(from, now);
                 self.tunnel.renew(from, now.mono);
-                self.look_outside(from, now);
             }
         }
         if !self.peers.is_up(&from) && self.peers.known.get(&from).is_some_and(|known| known.serves) {
@@ -317,12 +297,14 @@ impl Engine {
 const LAN: u8 = 1;
 const OBSERVED: u8 = 2;
 const CONFIGURED: u8 = 3;
+const PREDICTED: u8 = 4;
 
 fn to_signal(candidate: Candidate) -> signal::Candidate {
     let kind = match candidate.kind {
         CandidateKind::Lan => LAN,
         CandidateKind::Observed => OBSERVED,
         CandidateKind::Configured => CONFIGURED,
+        CandidateKind::Predicted => PREDICTED,
     };
     signal::Candidate { kind, addr: candidate.addr }
 }
@@ -333,6 +315,7 @@ fn from_signal(candidate: &signal::Candidate) -> Option<Candidate> {
         LAN => CandidateKind::Lan,
         OBSERVED => CandidateKind::Observed,
         CONFIGURED => CandidateKind::Configured,
+        PREDICTED => CandidateKind::Predicted,
         _ => return None,
     };
     Some(Candidate { addr: candidate.addr, kind })

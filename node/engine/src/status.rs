@@ -127,6 +127,9 @@ pub struct NamespaceStatus {
     /// Whether this node is a replica, or why it is none.
     #[serde(default)]
     pub candidacy: Option<String>,
+    /// What stands before this machine, judged by where others see it.
+    #[serde(default)]
+    pub nat: Option<NatStatus>,
     /// The lease of this node's own address.
     pub lease: Option<LeaseStatus>,
     /// The replicas of the shard that the fewest losses would stop; that of this node's own address where none is worse off.
@@ -137,6 +140,19 @@ pub struct NamespaceStatus {
     pub peers: Vec<PeerStatus>,
     /// What was dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// The translator before this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatStatus {
+    /// How it maps (RFC 4787 section 4.1): `none` (others see an address of this machine's own), `endpoint-independent`,
+    /// `address-dependent` (another port for each destination; its port may matter, too), `counting` (the same, each port so far from the
+    /// one before), or `unknown` (one observer cannot tell).
+    pub mapping: String,
+    /// From one port to the next, if it counts.
+    pub step: Option<i32>,
+    /// How many members say so.
+    pub observers: usize,
 }
 
 /// A lease as status shows it.
@@ -211,6 +227,7 @@ impl NamespaceStatus {
             recovering: None,
             warning: None,
             candidacy: None,
+            nat: None,
             lease: None,
             view: None,
             hosts: Vec::new(),
@@ -243,6 +260,7 @@ impl Engine {
             recovering: self.recovering(now),
             warning: self.standing.as_ref().and_then(|standing| standing.warning(now)),
             candidacy: self.standing.as_ref().map(Standing::candidacy),
+            nat: self.peers.nat(),
             lease: own.map(|host| LeaseStatus {
                 token: host.lease.token.to_string(),
                 remaining_s: remaining(&host.lease),

@@ -9,6 +9,8 @@ use rand::Rng;
 
 use crate::disk::Unsynced;
 use crate::driver::Input;
+use crate::edges::GateId;
+use crate::lie::Lie;
 use crate::network::Quality;
 use crate::node::{FIRST_CLAIM, NodeId};
 use crate::probe::{self, Probe};
@@ -120,6 +122,28 @@ impl World {
         let new = SocketAddr::new(old.ip(), old.port() + 1);
         self.log.note(self.now(), id, "roam", &[], || format!("to {new}"));
         self.with(id, |node, at| node.set_underlay(new, at));
+    }
+
+    /// A gate forgets everything, and with it all connections through it, of which no end is told. With `moves` it comes back with
+    /// another address; if it moves again, with the one before.
+    pub fn reboot_gate(&mut self, gate: GateId, moves: bool) {
+        self.log.note(self.now(), NodeId(0), "gate-reboot", &[u8::from(moves)], || format!("{gate:?}, moves: {moves}"));
+        self.edges.reboot(gate, moves);
+        self.overlay_doubt();
+    }
+
+    /// A machine is plugged in behind another gate, and knows its new address there.
+    pub fn move_to(&mut self, id: NodeId, gate: GateId) {
+        let new = self.edges.settle(id, gate);
+        self.log.note(self.now(), id, "move", &[], || format!("to {new}"));
+        self.with(id, |node, at| node.set_underlay(new, at));
+        self.overlay_doubt();
+    }
+
+    /// Has a machine lie about what it carries, or carry again as it should.
+    pub fn lie(&mut self, id: NodeId, lie: Option<Lie>) {
+        self.log.note(self.now(), id, "lie", &[], || format!("{lie:?}"));
+        self.with(id, |node, _| node.lie = lie);
     }
 
     /// One ping from a machine's guest.

@@ -4,7 +4,8 @@
 //! through the gates of its sender, over the core, and through those of its receiver. Each gate takes one from its time to live, and so
 //! does the core's first router, which ends those that are meant to open an edge.
 //!
-//! Overlay connections are made to machines whose gates let in what nobody asked for; a connection, once made, passes all gates.
+//! Overlay connections are made to machines whose gates let in what nobody asked for. A connection, once made, passes all gates until
+//! one of them forgets everything or the machine moves; no end is told. It takes as long as the lines let a stream take.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -29,7 +30,12 @@ struct Gate {
     up: Link,
     down: Link,
     machines: u8,
+    /// How often it has forgotten what goes through it.
+    reboots: u32,
 }
+
+/// Which gates a machine is behind, and how often each has forgotten everything: what ends connections when it changes.
+pub(crate) type Route = Vec<(GateId, u32)>;
 
 /// Where a datagram is after the gates of its sender, or before those of its receiver.
 pub(crate) enum Place {
@@ -75,7 +81,7 @@ impl Edges {
         };
         let nat = Nat::new(settings, outside, number as u64);
         let (up, down) = (Link::new(AT_ONCE), Link::new(AT_ONCE));
-        self.gates.push(Gate { nat, settings, beyond, up, down, machines: 0 });
+        self.gates.push(Gate { nat, settings, beyond, up, down, machines: 0, reboots: 0 });
         GateId(number)
     }
 
@@ -112,7 +118,8 @@ impl Edges {
     }
 
     /// A gate forgets everything. With `moves` it comes back with another address; if it moves again, with the one before.
-    pub fn reboot(&mut self, gate: GateId, moves: bool) {
+    pub(crate) fn reboot(&mut self, gate: GateId, moves: bool) {
+        self.gates[gate.0].reboots += 1;
         let nat = &mut self.gates[gate.0].nat;
         let [a, b, c, d] = nat.outside().octets();
         nat.reboot(if moves { Ipv4Addr::new(a, b ^ 100, c, d) } else { nat.outside() });
@@ -123,6 +130,33 @@ impl Edges {
         let gate = &mut self.gates[gate.0];
         gate.nat = Nat::new(settings, gate.nat.outside(), 0);
         gate.settings = settings;
+        gate.reboots += 1;
+    }
+
+    /// What connections of a machine go through.
+    pub(crate) fn route(&self, id: NodeId) -> Route {
+        self.gates_of(id).map(|gate| (gate, self.gates[gate.0].reboots)).collect()
+    }
+
+    /// The gates of a machine, its own first.
+    fn gates_of(&self, id: NodeId) -> impl Iterator<Item = GateId> {
+        std::iter::successors(self.gate(id), |gate| self.gates[gate.0].beyond)
+    }
+
+    /// How long the lines of both machines hold up so many octets of a stream; nothing if they do not arrive.
+    pub(crate) fn stream(&mut self, from: NodeId, to: NodeId, octets: usize, now: Duration) -> Option<Duration> {
+        if self.gate(from).is_some() && self.gate(from) == self.gate(to) {
+            return Some(Duration::ZERO);
+        }
+        let (ups, downs) = (self.gates_of(from).collect::<Vec<_>>(), self.gates_of(to).collect::<Vec<_>>());
+        let mut at = now;
+        for gate in ups {
+            at += self.gates[gate.0].up.stream(now, octets, &mut self.rng)?.saturating_sub(now);
+        }
+        for gate in downs {
+            at += self.gates[gate.0].down.stream(now, octets, &mut self.rng)?.saturating_sub(now);
+        }
+        Some(at.saturating_sub(now))
     }
 
     /// The gate of a machine.
@@ -132,11 +166,7 @@ impl Edges {
 
     /// The gate at the core that a machine is behind.
     pub(crate) fn outermost(&self, id: NodeId) -> Option<GateId> {
-        let mut gate = self.gate(id)?;
-        while let Some(beyond) = self.gates[gate.0].beyond {
-            gate = beyond;
-        }
-        Some(gate)
+        self.gates_of(id).last()
     }
 
     /// Whether a machine is reached by whom it does not know.
@@ -160,28 +190,28 @@ impl Edges {
     /// A datagram leaves a machine.
     pub(crate) fn leave(&mut self, id: NodeId, from: SocketAddr, to: SocketAddr, trip: Trip) -> Place {
         let (Some(mut source), Some(mut target)) = (v4(from), v4(to)) else { return self.drop("not-ipv4") };
-        let (mut gate, mut left, mut after) = (self.gate(id), trip.ttl, Duration::ZERO);
+        let (mut gate, mut left, mut arrivals) = (self.gate(id), trip.ttl, vec![trip.now]);
         while let Some(number) = gate {
             if self.is_inside(number, *target.ip()) {
                 let (from, to) = (SocketAddr::V4(source), SocketAddr::V4(target));
-                return Place::Inside { gate: number, from, to, after: vec![after] };
+                return Place::Inside { gate: number, from, to, after: since(trip.now, &arrivals) };
             }
             left = left.saturating_sub(1);
             if left == 0 {
                 return self.drop("ttl");
             }
-            let at = trip.now + after;
+            let at = arrivals[0];
             let it = &mut self.gates[number.0];
             match it.nat.outbound(source, target, at) {
                 Passage::Through { from, to } => (source, target) = (from, to),
                 Passage::Back { from, to } => {
                     let (from, to) = (SocketAddr::V4(from), SocketAddr::V4(to));
-                    return Place::Inside { gate: number, from, to, after: vec![after] };
+                    return Place::Inside { gate: number, from, to, after: since(trip.now, &arrivals) };
                 }
                 Passage::Dropped(_) => return self.drop("edge-out"),
             }
             match it.up.send(at, trip.octets, &mut self.rng) {
-                Fate::Arrives(times) => after = times.first().map_or(after, |time| time.saturating_sub(trip.now)),
+                Fate::Arrives(times) => arrivals = times,
                 Fate::Dropped(_) => return self.drop("line-up"),
             }
             gate = it.beyond;
@@ -189,7 +219,7 @@ impl Edges {
         if left <= 1 {
             return self.drop("ttl");
         }
-        Place::Core { from: SocketAddr::V4(source), to: SocketAddr::V4(target), after: vec![after] }
+        Place::Core { from: SocketAddr::V4(source), to: SocketAddr::V4(target), after: since(trip.now, &arrivals) }
     }
 
     /// A datagram comes to the outside of a gate.
@@ -197,7 +227,7 @@ impl Edges {
         let (Some(source), Some(target)) = (v4(from), v4(to)) else { return self.drop("not-ipv4") };
         let it = &mut self.gates[gate.0];
         let after = match it.down.send(trip.now, trip.octets, &mut self.rng) {
-            Fate::Arrives(times) => times.into_iter().map(|time| time.saturating_sub(trip.now)).collect(),
+            Fate::Arrives(times) => since(trip.now, &times),
             Fate::Dropped(_) => return self.drop("line-down"),
         };
         match it.nat.inbound(source, target, trip.now) {
@@ -239,6 +269,10 @@ pub(crate) struct Trip {
     pub(crate) ttl: u8,
     pub(crate) octets: usize,
     pub(crate) now: Duration,
+}
+
+fn since(now: Duration, times: &[Duration]) -> Vec<Duration> {
+    times.iter().map(|time| time.saturating_sub(now)).collect()
 }
 
 fn parts(number: usize) -> (u8, u8) {

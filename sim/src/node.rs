@@ -24,6 +24,7 @@ use crate::clock::MachineClock;
 use crate::disk::Disk;
 use crate::driver::{Driver, Moment, Wish};
 use crate::guest::Guest;
+use crate::lie::Lie;
 use crate::probe::Seen;
 
 /// The least time between two calls because of a timer, as the daemon's threads sleep.
@@ -128,6 +129,10 @@ pub struct Node {
     last_call: Duration,
     /// Its overlay thread does nothing before: a slow disk, or the machine's other work.
     pub(crate) stuck_until: Duration,
+    /// Whether it lies about what it carries.
+    pub(crate) lie: Option<Lie>,
+    /// What it has lied about, in datagrams.
+    pub lied: u64,
 }
 
 /// What a crash takes.
@@ -150,12 +155,13 @@ impl Node {
         guest: Guest,
         rng: ChaCha8Rng,
     ) -> Self {
-        let host = u8::try_from(id.0 + 1).unwrap_or(u8::MAX);
+        let (high, low) =
+            (u8::try_from(id.0 / 250).unwrap_or(u8::MAX), u8::try_from(id.0 % 250 + 1).unwrap_or(u8::MAX));
         Self {
             id,
             peer: identity.key.peer_id(),
             identity,
-            underlay: SocketAddr::from(([198, 51, 100, host], 4000)),
+            underlay: SocketAddr::from(([198, 51, high.saturating_add(100), low], 4000)),
             disk,
             clock,
             process: None,
@@ -166,6 +172,8 @@ impl Node {
             drops: BTreeMap::new(),
             last_call: Duration::ZERO,
             stuck_until: Duration::ZERO,
+            lie: None,
+            lied: 0,
         }
     }
 

@@ -7,6 +7,7 @@ use libp2p_identity::PeerId;
 use rand::RngExt;
 
 use crate::driver::{Carried, Input, Wish};
+use crate::edges::Route;
 use crate::links::{ConnectionId, MadeBy};
 use crate::network::Fate;
 use crate::node::NodeId;
@@ -18,6 +19,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which no ping is answered is closed after this.
 const DEAD_AFTER: Duration = Duration::from_secs(25);
+/// Octets of what makes a connection.
+const HANDSHAKE: usize = 2400;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// One process of one machine.
@@ -32,6 +35,15 @@ pub(crate) struct End {
 pub(crate) struct Connections {
     next: u64,
     ends: BTreeMap<ConnectionId, [End; 2]>,
+    /// What each goes through.
+    routes: BTreeMap<ConnectionId, [Route; 2]>,
+}
+
+impl Connections {
+    fn remove(&mut self, id: ConnectionId) -> Option<[End; 2]> {
+        self.routes.remove(&id);
+        self.ends.remove(&id)
+    }
 }
 
 /// A dial under way.
@@ -78,9 +90,10 @@ impl World {
             Wish::DialBack { peer } => self.overlay_dial(me, peer, true),
             Wish::Carry { id, what } => self.overlay_carry(me, id, what),
             Wish::Close { id } => {
-                let Some(ends) = self.connections.ends.remove(&id) else { return };
+                let severed = self.is_severed(id);
+                let Some(ends) = self.connections.remove(id) else { return };
                 let other = if ends[0] == me { ends[1] } else { ends[0] };
-                self.hang_up(me.node, other, id);
+                self.hang_up(me.node, other, id, severed);
             }
             // Taken by the node itself.
             Wish::Sync | Wish::Tell(_) | Wish::Joined | Wish::JoinFailed(_) => {}
@@ -95,7 +108,7 @@ impl World {
             return self.notice(DIAL_TIMEOUT, me, failed(peer, back));
         }
         let attempt = Attempt { from: me, to, back };
-        match self.network.stream(me.node, to) {
+        match self.overlay_stream(me.node, to, HANDSHAKE) {
             Fate::Arrives(delays) => {
                 for delay in delays {
                     self.schedule(delay, What::Connect(attempt));
@@ -108,7 +121,7 @@ impl World {
     pub(crate) fn overlay_connect(&mut self, Attempt { from, to, back }: Attempt) {
         let (peer, target) = (self.node(to).peer, self.node(to));
         let refused = target.process.is_none() && self.network.connects(from.node, to);
-        let Fate::Arrives(delays) = self.network.stream(to, from.node) else {
+        let Fate::Arrives(delays) = self.overlay_stream(to, from.node, HANDSHAKE) else {
             return self.notice(DIAL_TIMEOUT, from, failed(peer, back));
         };
         if refused {
@@ -124,6 +137,7 @@ impl World {
         let id = ConnectionId(self.connections.next);
         let me = self.end(to);
         self.connections.ends.insert(id, [from, me]);
+        self.connections.routes.insert(id, [self.edges.route(from.node), self.edges.route(to)]);
         let dialler = self.node(from.node).peer;
         self.log.note(self.now(), to, "connection", &id.0.to_le_bytes(), || format!("{} from {}", id.0, from.node));
         self.with(to, |node, at| {
@@ -137,10 +151,12 @@ impl World {
         // Closed by the other end, which this one will be told.
         let Some(ends) = self.connections.ends.get(&id).copied() else { return };
         let other = if ends[0] == me { ends[1] } else { ends[0] };
-        let fate = match what {
-            Carried::Message(_) => self.network.message(me.node, other.node),
-            Carried::Ask(_) | Carried::Answer(_) | Carried::Confirm => self.network.stream(me.node, other.node),
+        let (fate, octets) = match &what {
+            Carried::Message(bytes) => (self.network.message(me.node, other.node), bytes.len()),
+            Carried::Ask(bytes) | Carried::Answer(bytes) => (self.network.stream(me.node, other.node), bytes.len()),
+            Carried::Confirm => (self.network.stream(me.node, other.node), 0),
         };
+        let fate = if self.is_severed(id) { Fate::Cut } else { self.over_lines(me.node, other.node, octets, fate) };
         match fate {
             Fate::Cut => self.undeliverable(Some(me), other, &Input::Carried { id, what }),
             Fate::Lost => {}
@@ -180,11 +196,34 @@ impl World {
         }
     }
 
+    /// Whether a translator has forgotten a connection, or one of its ends has moved.
+    fn is_severed(&self, id: ConnectionId) -> bool {
+        let Some((ends, routes)) = self.connections.ends.get(&id).zip(self.connections.routes.get(&id)) else {
+            return false;
+        };
+        ends.iter().zip(routes).any(|(end, route)| self.edges.route(end.node) != *route)
+    }
+
+    /// The fate of so many octets of a stream over the core and the lines of both ends.
+    fn overlay_stream(&mut self, from: NodeId, to: NodeId, octets: usize) -> Fate {
+        let fate = self.network.stream(from, to);
+        self.over_lines(from, to, octets, fate)
+    }
+
+    /// What the lines of both ends make of what the core does.
+    fn over_lines(&mut self, from: NodeId, to: NodeId, octets: usize, fate: Fate) -> Fate {
+        let Fate::Arrives(delays) = fate else { return fate };
+        match self.edges.stream(from, to, octets, self.now()) {
+            Some(after) => Fate::Arrives(delays.into_iter().map(|delay| delay + after).collect()),
+            None => Fate::Cut,
+        }
+    }
+
     /// Tells the other end of a connection that it is closed: at once, or when its pings go unanswered.
-    fn hang_up(&mut self, me: NodeId, other: End, id: ConnectionId) {
-        let after = match self.network.stream(me, other.node) {
-            Fate::Arrives(delays) => delays[0],
-            Fate::Cut | Fate::Lost => DEAD_AFTER,
+    fn hang_up(&mut self, me: NodeId, other: End, id: ConnectionId, severed: bool) {
+        let after = match self.overlay_stream(me, other.node, 0) {
+            Fate::Arrives(delays) if !severed => delays[0],
+            Fate::Arrives(_) | Fate::Cut | Fate::Lost => DEAD_AFTER,
         };
         self.notice(after, other, Input::Closed { id });
     }
@@ -194,10 +233,11 @@ impl World {
         let ids: Vec<ConnectionId> =
             self.connections.ends.iter().filter(|(_, ends)| ends.contains(&gone)).map(|(id, _)| *id).collect();
         for id in ids {
-            let Some(ends) = self.connections.ends.remove(&id) else { continue };
+            let severed = self.is_severed(id);
+            let Some(ends) = self.connections.remove(id) else { continue };
             let other = if ends[0] == gone { ends[1] } else { ends[0] };
             if tells {
-                self.hang_up(gone.node, other, id);
+                self.hang_up(gone.node, other, id, severed);
             } else {
                 self.notice(DEAD_AFTER, other, Input::Closed { id });
             }
@@ -216,10 +256,10 @@ impl World {
     pub(crate) fn overlay_keep_alive(&mut self, id: ConnectionId) {
         let Some([a, b]) = self.connections.ends.get(&id).copied() else { return };
         let asleep = [a, b].iter().any(|end| self.node(end.node).clock.is_asleep());
-        if self.network.connects(a.node, b.node) && !asleep {
+        if self.network.connects(a.node, b.node) && !asleep && !self.is_severed(id) {
             return;
         }
-        self.connections.ends.remove(&id);
+        self.connections.remove(id);
         for end in [a, b] {
             self.notice(Duration::ZERO, end, Input::Closed { id });
         }

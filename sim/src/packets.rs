@@ -54,6 +54,9 @@ impl Node {
     /// A datagram from the underlay.
     pub(crate) fn handle_datagram(&mut self, from: SocketAddr, mut datagram: Vec<u8>, at: Duration) {
         let Some(Moment { now, .. }) = self.moment(at) else { return };
+        if self.lie_about(&datagram) {
+            return self.pump(at);
+        }
         let Some(snapshot) = self.process_snapshot() else { return };
         let engine = |node: &mut Self, use_it: &mut dyn FnMut(&mut engine::Engine)| {
             if let Some(engine) = node.process.as_mut().and_then(|process| process.engine.as_mut()) {

@@ -8,6 +8,9 @@
 //! - [`crowd`]: the shipped state machines (`dht::join::Joiner`, `dht::Namespace`) of all members in virtual time, with
 //!   delays between each pair, disks that take a while, and connections that are made when something is to be sent.
 //!   No engine, no data plane, no Kademlia; nothing is lost. `register` is for faults, this is for numbers.
+//!
+//! And two about paths: [`nats`], a model of who is connected directly and of what relays carry, and [`whole`], whole nodes behind
+//! edges, by which it is checked.
 
 pub mod crowd;
 pub mod delay;
@@ -16,6 +19,8 @@ mod founding;
 mod line;
 pub mod lookup;
 mod member;
+pub mod nats;
 pub mod table;
+pub mod whole;
 
 pub use line::Line;

@@ -65,6 +65,9 @@ impl Setup {
 /// The name of every simulated namespace.
 pub const NAMESPACE: &str = "lab";
 
+/// How often an invite can be used.
+const USES: u16 = 64;
+
 /// What founding gave.
 pub(crate) struct Founded {
     creator: SecretKey,
@@ -113,7 +116,7 @@ impl Founded {
         let contacts = vec![Contact { identity: self.creator.public(), addresses: vec![address] }];
         let ttl = Duration::from_secs(365 * 86_400);
         let id = CommandId(0);
-        namespace.handle_command(Command::Invite { id, uses: 64, ttl, role: Role::Member, hosts: 0, contacts }, now);
+        namespace.handle_command(Command::Invite { id, uses: USES, ttl, role: Role::Member, hosts: 0, contacts }, now);
         while let Some(output) = namespace.poll_output() {
             if let Output::Event(Event::Invited { outcome, .. }) = output {
                 return outcome.expect("the creator has the authority key");
@@ -166,6 +169,9 @@ impl World {
     }
 
     fn prepare(&mut self, hostname: &str, addressing: Addressing) -> NodeId {
+        if self.nodes.len().is_multiple_of(usize::from(USES)) {
+            self.founded.token = self.founded.invite(bytes(&mut self.rng));
+        }
         let identity = Identity {
             key: SecretKey::from_seed(&bytes(&mut self.rng)),
             data: Zeroizing::new(bytes(&mut self.rng)),

@@ -238,7 +238,7 @@ impl World {
         if let Some(gate) = self.edges.at(inside, to) {
             let trip = Trip { ttl: PLENTY, octets: bytes.len() + HEADERS, now: self.now };
             let place = self.edges.enter(gate, from, to, trip);
-            return self.proceed(sender, place, &bytes);
+            return self.proceed(sender, place, Duration::ZERO, &bytes);
         }
         let is_there = |node: &&Node| node.underlay == to && self.edges.gate(node.id) == inside && node.is_running();
         let Some(target) = self.nodes.iter().find(is_there) else {
@@ -288,12 +288,13 @@ impl World {
         if node.refuse_big(to, bytes, self.now) {
             return node.pump(self.now);
         }
+        let late = node.delay_of(bytes);
         let place = self.edges.leave(id, from, to, Trip { ttl, octets: bytes.len() + HEADERS, now: self.now });
-        self.proceed(id, place, bytes);
+        self.proceed(id, place, late, bytes);
     }
 
-    /// Takes a datagram on from a gate.
-    fn proceed(&mut self, sender: NodeId, place: Place, bytes: &[u8]) {
+    /// Takes a datagram on from a gate, so much later than it should be.
+    fn proceed(&mut self, sender: NodeId, place: Place, late: Duration, bytes: &[u8]) {
         let (inside, from, to, after) = match place {
             Place::Dropped(reason) => return self.log.note(self.now, sender, "edge", &[], || reason.into()),
             Place::Inside { gate, from, to, after } => (Some(gate), from, to, after),
@@ -303,7 +304,7 @@ impl World {
         for after in &after {
             for delay in &delays {
                 let bytes = bytes.to_vec();
-                self.schedule(*after + *delay, What::Datagram { sender, inside, from, to, bytes });
+                self.schedule(late + *after + *delay, What::Datagram { sender, inside, from, to, bytes });
             }
         }
     }

@@ -19,25 +19,9 @@ fn voters(seed: u64) -> World {
         assert_eq!(world.add(Addressing::Own), *id);
     }
     world.wait_for_addresses(&OPEN, 30 * SECOND).expect("nothing is in their way");
-    let three = |world: &World| world.nodes().iter().all(|node| voters_of(world, node.id).len() == 3);
+    let three = |world: &World| world.nodes().iter().all(|node| world.voters_of(node.id).len() == 3);
     world.run_until("three voters", 200 * SECOND, three).expect("all three are reached");
     world
-}
-
-/// Whom a machine takes for voters.
-fn voters_of(world: &World, id: NodeId) -> Vec<NodeId> {
-    let Some(namespace) = world.node(id).namespace() else { return Vec::new() };
-    let replicas = namespace.replicas();
-    world.nodes().iter().filter(|node| replicas.iter().any(|peer| *peer == node.peer)).map(|node| node.id).collect()
-}
-
-/// How one machine's sessions with another go: `direct`, `relay`, or another word of the engine's.
-fn path(world: &World, from: NodeId, to: NodeId) -> String {
-    let node = world.node(from);
-    let Some((engine, now)) = node.engine().zip(node.glance(world.now())) else { return "down".into() };
-    let peer = world.node(to).peer.to_string();
-    let status = engine.status(now);
-    status.peers.into_iter().find(|it| it.peer_id == peer).map_or_else(|| "unknown".into(), |it| it.path)
 }
 
 #[test]
@@ -68,7 +52,7 @@ fn all_ordered_pairs_are_connected_and_directly_where_their_edges_let_them() {
                 let ip = world.address(other).unwrap();
                 world.ping(begins, ip);
             }
-            let paths = [path(&world, begins, other), path(&world, other, begins)];
+            let paths = [world.way(begins, other), world.way(other, begins)];
             let direct = paths.iter().all(|path| path == "direct");
             if direct != possible {
                 wrong.push(format!("{names}: {paths:?}, but direct is possible: {possible}"));
@@ -89,6 +73,6 @@ fn whoever_is_behind_a_translator_is_never_a_voter() {
     world.wait_for_addresses(&all, 60 * SECOND).unwrap();
     world.run_for(600 * SECOND).unwrap();
     for id in all {
-        assert_eq!(voters_of(&world, id), [NodeId(0)], "as {id} sees it");
+        assert_eq!(world.voters_of(id), [NodeId(0)], "as {id} sees it");
     }
 }

@@ -41,11 +41,15 @@ impl Peer {
             self.confirm(core, now);
         }
         self.last_contact = Some(now);
-        self.unanswered_since = None;
+        // An echo asks about a way; it does not say that it is taken.
+        let asks = kind == Kind::Control && matches!(payload.first(), Some(1 | 2 | 7));
+        if asks && self.paths.active().is_some_and(|active| active != from) {
+            self.aside += 1;
+        } else {
+            self.unanswered_since = None;
+        }
         self.rise(core);
         if newest {
-            // An echo asks about a way; it does not say that it is taken.
-            let asks = kind == Kind::Control && matches!(payload.first(), Some(1 | 2 | 7));
             self.follow(core, index, from, (counter, len), asks, now);
         }
         match kind {

@@ -61,6 +61,8 @@ pub(crate) struct Peer {
     pub(crate) owing_since: Option<Instant>,
     /// Since when the peer owes us one.
     pub(crate) unanswered_since: Option<Instant>,
+    /// Echoes that came by other ways than the one that is taken, since the last sample. They say nothing of that one.
+    pub(crate) aside: u64,
     pub(crate) next_sample: Instant,
     pub(crate) last_contact: Option<Instant>,
     /// When data was exchanged last.
@@ -157,6 +159,7 @@ impl Peer {
             up: false,
             owing_since: None,
             unanswered_since: None,
+            aside: 0,
             next_sample: now,
             last_contact: None,
             used_at: None,

@@ -83,7 +83,8 @@ impl Peer {
         } else if delta.sent > 0 {
             self.owing_since = None;
         }
-        if delta.received > 0 {
+        let aside = std::mem::take(&mut self.aside);
+        if delta.received > aside {
             self.unanswered_since = (delta.sent_data > 0).then_some(now);
         } else if delta.sent_data > 0 {
             self.unanswered_since.get_or_insert(now);

@@ -12,12 +12,14 @@
 #![forbid(unsafe_code)]
 
 pub mod edge;
+pub mod ladder;
 pub mod link;
 pub mod nat;
 pub mod predict;
 pub mod punch;
 
 pub use edge::Edge;
+pub use ladder::ladder;
 pub use link::{Line, Link, Loss};
 pub use nat::{Filtering, Mapping, Nat, Passage, Ports, Reason, Settings, Timers, Unsolicited};
 pub use predict::{Outcome, Technique, direct_path_possible};

@@ -11,6 +11,14 @@ use rand::{Rng, RngExt};
 /// One in a million.
 const MILLION: u32 = 1_000_000;
 
+/// What a stream sends at once.
+const SEGMENT: usize = 1200;
+/// How long a stream waits before it sends again, at first and at most (RFC 9002 and RFC 6298, in outline).
+const LEAST_PAUSE: Duration = Duration::from_millis(200);
+const MOST_PAUSE: Duration = Duration::from_secs(2);
+/// A stream that does not come through for so long is given up.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Loss in bursts (Gilbert and Elliott): a line that is good or bad, and what it loses in each. All in parts per million.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loss {
@@ -139,6 +147,15 @@ impl Link {
         self.schedule.entry(end).or_insert(after);
     }
 
+    /// The line becomes what was scheduled.
+    fn settle(&mut self, now: Duration) {
+        while self.schedule.first_key_value().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, line)) = self.schedule.pop_first() {
+                self.line = line;
+            }
+        }
+    }
+
     fn line_at(&self, at: Duration) -> Line {
         self.schedule.range(..=at).next_back().map_or(self.line, |(_, line)| *line)
     }
@@ -152,11 +169,7 @@ impl Link {
 
     /// The fate of a datagram of so many octets that is sent now. Times never go back from call to call.
     pub fn send(&mut self, now: Duration, octets: usize, rng: &mut impl Rng) -> Fate {
-        while self.schedule.first_key_value().is_some_and(|(at, _)| *at <= now) {
-            if let Some((_, line)) = self.schedule.pop_first() {
-                self.line = line;
-            }
-        }
+        self.settle(now);
         if self.line.down {
             return Fate::Dropped(Cause::Down);
         }
@@ -179,6 +192,30 @@ impl Link {
             arrivals.push(arrival + self.jitter(rng));
         }
         Fate::Arrives(arrivals)
+    }
+
+    /// When so many octets of a stream, which is sent again where it is lost, have arrived; nothing while the line is down, or if
+    /// they have not come through after [`PATIENCE`]. Times never go back from call to call.
+    pub fn stream(&mut self, now: Duration, octets: usize, rng: &mut impl Rng) -> Option<Duration> {
+        self.settle(now);
+        if self.line.down {
+            return None;
+        }
+        let mut pause = LEAST_PAUSE.max((self.line.delay + self.line.jitter) * 2);
+        let mut arrival = now;
+        for segment in 0..=octets / SEGMENT {
+            let mut left = self.depart(now, SEGMENT.min(octets.saturating_sub(segment * SEGMENT)));
+            while left.is_none() || self.loses(rng) {
+                // Whatever was sent meanwhile is not counted against the rate twice.
+                left = Some(left.unwrap_or(self.free).max(now) + pause);
+                pause = (pause * 2).min(MOST_PAUSE);
+                if left.is_some_and(|left| left > now + PATIENCE) {
+                    return None;
+                }
+            }
+            arrival = arrival.max(left.unwrap_or(now));
+        }
+        Some(arrival + self.line.delay + self.jitter(rng))
     }
 
     /// When the last bit has left, unless there is no room to wait.
@@ -260,6 +297,25 @@ mod tests {
         assert_eq!(link.send(ms(100), 9, &mut rng), Fate::Dropped(Cause::Down));
         assert_eq!(link.send(ms(199), 9, &mut rng), Fate::Dropped(Cause::Down));
         assert_eq!(link.send(ms(200), 9, &mut rng), Fate::Arrives(vec![ms(250)]));
+    }
+
+    #[test]
+    fn a_stream_comes_late_where_a_datagram_is_lost_and_not_while_the_line_is_down() {
+        let lossy = Line { loss: Loss::independent(200_000), rate: Some(8_000_000), ..Line::GOOD };
+        let mut link = Link::new(lossy);
+        link.outage(ms(2_000_000), ms(1000));
+        let mut rng = rng(5);
+        let mut late = 0;
+        for n in 0..1000 {
+            let now = ms(n * 1000);
+            let after = link.stream(now, 1000, &mut rng).expect("so often nothing is lost in a row") - now;
+            assert!(after >= ms(11), "{after:?}");
+            late += u32::from(after >= ms(200));
+        }
+        assert!((160..240).contains(&late), "{late}");
+        assert_eq!(link.stream(ms(2_000_500), 9, &mut rng), None);
+        let mut link = Link::new(Line { loss: Loss::NONE, ..lossy });
+        assert_eq!(link.stream(ms(0), 2400, &mut rng), Some(ms(10) + Duration::from_micros(2400)));
     }
 
     #[test]

@@ -9,15 +9,17 @@ use std::time::Duration;
 use dht::Image;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sim::scale::Line;
 use sim::scale::crowd::{Crowd, Plan, load_replica};
 use sim::scale::figures::Samples;
 use sim::scale::lookup::look_up;
 use sim::scale::table::Tables;
+use sim::scale::{Line, nats, whole};
 
 const USAGE: &str = "\
 usage: scale kad NODES [SEED]                    the model of routing tables and lookups
        scale crowd MEMBERS [MINUTES [SEED]]      all members in virtual time; so many minutes steady, so many of churn
+       scale nats MEMBERS [TALKS [SEED]]         the model of direct paths and relays; each talks to so many others
+       scale whole MEMBERS [SEED]                whole nodes behind edges of all kinds, each of whom talks to one other
        scale replica FILE MEMBERS                  what one replica with this store costs in memory";
 
 fn main() -> ExitCode {
@@ -31,6 +33,13 @@ fn main() -> ExitCode {
         ["crowd", members, minutes, seed] => {
             number(members).and_then(|members| crowd(members, number(minutes)?, number(seed)?))
         }
+        ["nats", members] => number(members).and_then(|members| nats(members, 10, 1)),
+        ["nats", members, talks] => number(members).and_then(|members| nats(members, number(talks)?, 1)),
+        ["nats", members, talks, seed] => {
+            number(members).and_then(|members| nats(members, number(talks)?, number(seed)?))
+        }
+        ["whole", members] => number(members).and_then(|members| whole(members, 1)),
+        ["whole", members, seed] => number(members).and_then(|members| whole(members, number(seed)?)),
         ["replica", file, members] => number(members).and_then(|members| replica(file, members)),
         _ => Err(USAGE.to_owned()),
     };
@@ -93,6 +102,58 @@ fn kad(nodes: u32, seed: u64) -> Result<(), String> {
             .with("share", share.iter().map(|(hops, count)| format!("{hops}:{count}")).collect::<Vec<_>>().join(","))
             .with("lookups", LOOKUPS)
             .with("found", found)
+    );
+    Ok(())
+}
+
+/// As a share, in per cent.
+fn percent(part: usize, of: usize) -> String {
+    let tenths = part * 1000 / of.max(1);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+fn nats(members: u32, talks: u32, seed: u64) -> Result<(), String> {
+    if members < 2 {
+        return Err("at least two members".to_owned());
+    }
+    let load = nats::load(members, talks, seed);
+    println!(
+        "{}",
+        Line::new("nats")
+            .with("n", members)
+            .with("talks", talks)
+            .with("voters", load.voters)
+            .with("pairs", load.pairs)
+            .with("direct", percent(load.direct, load.pairs))
+            .with("direct_translated", percent(load.translated.1, load.translated.0))
+            .with("relayed", load.pairs - load.direct)
+            .measured("carried", &load.carried, Samples::mean)
+            .measured("carried_most", &load.carried, |it| it.quantile(1.0))
+            .measured("circuits", &load.circuits, Samples::mean)
+            .measured("circuits_most", &load.circuits, |it| it.quantile(1.0))
+            .with("refused", load.refused)
+            .with("unconnected", load.unconnected)
+            .measured("ms_relayed", &load.delays.0, |it| it.quantile(0.5))
+            .measured("ms_straight", &load.delays.1, |it| it.quantile(0.5))
+    );
+    Ok(())
+}
+
+fn whole(members: u32, seed: u64) -> Result<(), String> {
+    let seen = whole::run(members, seed).map_err(|failure| failure.to_string())?;
+    println!(
+        "{}",
+        Line::new("whole")
+            .with("n", members)
+            .with("voters", seen.voters)
+            .with("pairs", seen.pairs)
+            .with("answered", percent(seen.answered, seen.pairs))
+            .with("direct", percent(seen.direct, seen.pairs))
+            .with("predicted", percent(seen.predicted, seen.pairs))
+            .with("relays", seen.carried.len())
+            .with("carried_most", seen.carried.values().max().copied().unwrap_or_default())
+            .with("events", seen.events)
+            .with("wrong", seen.wrong.join(","))
     );
     Ok(())
 }

@@ -180,6 +180,25 @@ fn a_direct_way_that_dies_is_replaced_by_the_relay_behind_it() {
     assert!(!net.nodes[0].has(|event| matches!(event, Event::PeerDown { .. })), "the peer was there all the time");
 }
 
+/// The circuits behind it are asked every twenty seconds, and their answers say nothing of the way that is taken.
+#[test]
+fn a_direct_way_that_dies_while_the_circuit_behind_it_is_asked_is_missed_as_soon_as_at_any_other_time() {
+    let mut worst = 0;
+    for second in 0..20 {
+        let (mut net, direct) = over_a_relay(3);
+        net.run(secs(5));
+        direct.set(true);
+        net.introduce(0, 1);
+        let mut count = stream(&mut net, 0, secs(15 + second), ms(50));
+        assert!(is_direct(&net, 0, 1) && is_direct(&net, 1, 0));
+        direct.set(false);
+        count += stream(&mut net, count, secs(8), ms(50));
+        let lost = missing(&net, 1, count);
+        worst = worst.max((lost.last().unwrap() - lost.first().unwrap()) * 50);
+    }
+    assert!(worst < 4200, "{worst} ms");
+}
+
 /// Only from 0 to 1 the direct way is open: nothing that node 1 sends there arrives.
 #[test]
 fn a_way_that_works_in_one_direction_is_not_taken() {

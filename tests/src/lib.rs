@@ -17,6 +17,7 @@ mod nine;
 mod node;
 mod pair;
 mod process;
+mod sites;
 pub mod trace;
 pub mod wait;
 pub mod watcher;
@@ -27,6 +28,7 @@ pub use nine::{Nine, Way, view_members};
 pub use node::{Node, Ready, overlay_binary};
 pub use pair::{Pair, peer};
 pub use process::{Finished, Process};
+pub use sites::{Member, Route, Sites};
 pub use wan::Edge;
 
 use std::io::Write;

@@ -173,10 +173,24 @@ pub(crate) struct JoinOptions {
     /// When this machine offers to keep a part of the register for others.
     #[arg(long, value_enum)]
     pub(crate) serve: Option<Serve>,
+    /// Whether routers before this machine are asked to let others in to it (default on).
+    #[arg(long, value_enum, value_name = "on|off")]
+    pub(crate) port_mapping: Option<PortMapping>,
     /// How much each other member may send through this machine to those it cannot reach itself, in Mbit/s (default 100); 0
     /// carries for nobody.
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(..=100_000))]
     pub(crate) relay_limit: Option<u32>,
+}
+
+/// Whether routers are asked for port mappings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PortMapping {
+    /// By PCP, NAT-PMP and UPnP.
+    #[default]
+    On,
+    /// Not at all.
+    Off,
 }
 
 /// How this machine's resolver learns of the zone.
@@ -237,6 +251,7 @@ impl JoinOptions {
             no_tap: self.no_tap,
             dns: self.dns.or(before.dns),
             serve: self.serve.or(before.serve),
+            port_mapping: self.port_mapping.or(before.port_mapping),
             relay_limit: self.relay_limit.or(before.relay_limit),
         }
     }
@@ -267,6 +282,7 @@ mod tests {
             "join lab --peer 192.0.2.1:4001",
             "join lab --advertise 192.0.2.1",
             "join lab --serve sometimes",
+            "join lab --port-mapping maybe",
             "join lab --relay-limit some",
             "join lab --relay-limit 100001",
         ] {

@@ -37,6 +37,7 @@ pub(crate) enum Input {
     Forwarded { id: ::dns::QueryId, reply: Option<Vec<u8>> },
     Stream { peer: PeerId, connected: bool },
     Endpoints { lan: Vec<SocketAddr>, configured: Vec<SocketAddr> },
+    Mapped(Vec<SocketAddr>),
     Request { id: RequestId, request: Request },
     Status(oneshot::Sender<NamespaceStatus>),
     Stop,
@@ -113,6 +114,7 @@ impl Control {
             Input::Forwarded { id, reply } => engine.handle_forwarded(id, reply.as_deref(), now),
             Input::Stream { peer, connected } => engine.handle_stream(peer, connected, now),
             Input::Endpoints { lan, configured } => engine.handle_endpoints(lan, configured, now),
+            Input::Mapped(mapped) => engine.handle_mapped(mapped, now),
             Input::Request { id, request } => engine.handle_request(id, request, now),
             Input::Status(answer) => {
                 let mut status = engine.status(now);

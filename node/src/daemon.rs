@@ -22,6 +22,7 @@ use crate::io::power::{self, Power};
 use crate::io::udp::DataSocket;
 use crate::io::vmgenid;
 use crate::launch::{self, Prepared};
+use crate::mapping::Mappings;
 use crate::report;
 use crate::runtime::{Progress, Running};
 use crate::shell;
@@ -43,6 +44,8 @@ pub(crate) struct Daemon {
     /// What this machine runs on.
     pub(crate) power: watch::Receiver<Power>,
     pub(crate) stop: Arc<AtomicBool>,
+    /// What routers send on to this machine.
+    pub(crate) mappings: Arc<Mappings>,
     lanes: Arc<ArcSwap<Lanes>>,
     namespaces: Mutex<BTreeMap<NamespaceId, Arc<Running>>>,
     requests: AtomicU64,
@@ -59,11 +62,13 @@ impl Daemon {
         crate::dns::clean_up_after_crash(state.path());
         state.identity()?;
         let socket = Arc::new(DataSocket::bind(state.port(port)?)?);
+        let (port, links, clock) = (socket.port()?, Links::open()?, Arc::new(SystemClock::start()));
         let daemon = Arc::new(Self {
-            port: socket.port()?,
+            mappings: Mappings::start(state.path(), port, links.clone(), Arc::clone(&clock))?,
+            port,
             socket,
-            clock: Arc::new(SystemClock::start()),
-            links: Links::open()?,
+            clock,
+            links,
             power: power::watch(),
             stop: Arc::new(AtomicBool::new(false)),
             lanes: Arc::new(ArcSwap::from_pointee(std::array::from_fn(|_| None))),
@@ -228,6 +233,7 @@ impl Daemon {
             running.stop().await;
         };
         futures::future::join_all(namespaces.values().map(end)).await;
+        self.mappings.stop().await;
         self.stop.store(true, Ordering::Relaxed);
         let _ = std::fs::remove_file(self.state.control_socket());
     }
@@ -299,7 +305,9 @@ impl Daemon {
         for running in self.matching(namespace).await? {
             list.push(running.status().await?);
         }
-        Ok(json!({"version": env!("CARGO_PKG_VERSION"), "peer_id": peer_id, "namespaces": list}))
+        let version = env!("CARGO_PKG_VERSION");
+        let port_mapping = self.mappings.status();
+        Ok(json!({"version": version, "peer_id": peer_id, "namespaces": list, "port_mapping": port_mapping}))
     }
 
     /// All namespaces that run here, or the one of this name.

@@ -11,6 +11,7 @@ mod dns;
 mod inbound;
 mod io;
 mod launch;
+mod mapping;
 mod outbound;
 mod report;
 mod runtime;

@@ -13,13 +13,15 @@ use dht::token::{Contact, ContactAddress};
 use dht::{NamespaceId, Summary};
 use dht_driver::{DriverConfig, DriverEvent, Loopback};
 use engine::{NamespaceStatus, Reply, Request, RequestId, State};
+use libp2p::Multiaddr;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
-use crate::cli::{JoinOptions, Role};
+use crate::cli::{JoinOptions, PortMapping, Role};
 use crate::control::Input;
 use crate::daemon::Daemon;
 use crate::launch::{self, Prepared};
+use crate::mapping;
 use crate::report;
 use crate::serve::Offer;
 use crate::shell::{DriverEnds, Shell};
@@ -334,6 +336,9 @@ impl Running {
     /// Where a newcomer's libp2p finds ours: what is advertised first, then the machine's own addresses.
     async fn contact_addresses(&self, daemon: &Arc<Daemon>) -> anyhow::Result<Vec<ContactAddress>> {
         let mut addresses = self.overlay_advertised(daemon).await?;
+        if lock(&self.settings).options.port_mapping.unwrap_or_default() == PortMapping::On {
+            addresses.extend(daemon.mappings.overlay(self.overlay_port()).into_iter().map(|(_, addr)| addr));
+        }
         let underlay = Underlay::look(daemon).await?;
         addresses.extend(underlay.addresses.into_iter().map(|ip| SocketAddr::new(ip, self.overlay_port())));
         addresses.dedup();
@@ -343,6 +348,9 @@ impl Running {
 
     /// What to say where members elsewhere cannot reach this machine, and the cure.
     pub(crate) async fn unreachable(&self, daemon: &Arc<Daemon>) -> Option<(String, String)> {
+        if daemon.mappings.opens(self.overlay_port()) {
+            return None;
+        }
         let advertise = lock(&self.settings).options.advertise.clone();
         Underlay::look(daemon).await.ok()?.unreachable_from_outside(&advertise, daemon.port)
     }
@@ -358,9 +366,14 @@ impl Running {
     /// The namespace's whole life.
     async fn live(self: Arc<Self>, daemon: Arc<Daemon>, prepared: Prepared) -> anyhow::Result<()> {
         let settings = prepared.settings.clone();
+        let is_mapped = settings.options.port_mapping.unwrap_or_default() == PortMapping::On;
+        let _wanted = is_mapped.then(|| daemon.mappings.want(self.id, settings.overlay_port));
+        let (mapped_tx, mapped_rx) = watch::channel(Vec::new());
         let mut config = self.driver_config(&daemon, &settings.options, prepared.summary.as_ref()).await?;
         let (streams, server) = daemon.streams(self.slot);
         config.streams = Some(server);
+        config.mapped = mapped_rx;
+        let mapped = is_mapped.then_some(mapped_tx);
         let (command_tx, command_rx) = mpsc::channel(DRIVER_QUEUE);
         let (event_tx, mut events) = mpsc::channel(DRIVER_QUEUE);
         let (shutdown_tx, shutdown) = oneshot::channel();
@@ -380,7 +393,8 @@ impl Running {
             if let Some(summary) = prepared.summary {
                 shell = Some(Shell::assemble(&self, &daemon, &settings, summary, ends.clone()).await?);
             }
-            self.clone().attend(&daemon, &mut events, ends, &mut shell, &mut driver).await
+            let attended = (&mut shell, &mut driver);
+            self.clone().attend(&daemon, &mut events, ends, attended, mapped).await
         }
         .await;
         if let Some(shell) = shell {
@@ -420,9 +434,11 @@ impl Running {
         daemon: &Arc<Daemon>,
         events: &mut mpsc::Receiver<DriverEvent>,
         ends: DriverEnds,
-        shell: &mut Option<Shell>,
-        driver: &mut tokio::task::JoinHandle<anyhow::Result<()>>,
+        (shell, driver): (&mut Option<Shell>, &mut tokio::task::JoinHandle<anyhow::Result<()>>),
+        mapped: Option<watch::Sender<Vec<Multiaddr>>>,
     ) -> anyhow::Result<()> {
+        let mut mappings = daemon.mappings.watch();
+        mappings.mark_changed();
         let mut look = tokio::time::interval(ENDPOINTS_EVERY);
         let serve = lock(&self.settings).options.serve.unwrap_or_default();
         let mut offer = Offer::new(serve, daemon.power.clone());
@@ -439,6 +455,8 @@ impl Running {
                     Some(event) => {
                         if matches!(event, DriverEvent::Joined(_)) {
                             offer.begin_anew();
+                            // Its engine has to hear what is mapped, too.
+                            mappings.mark_changed();
                         }
                         self.driver_event(event, daemon, &ends, shell).await?;
                     }
@@ -454,6 +472,15 @@ impl Running {
                     }
                 }
                 () = offer.changed() => {}
+                Ok(()) = mappings.changed(), if mapped.is_some() => {
+                    let now = mappings.borrow_and_update().clone();
+                    if let Some(mapped) = &mapped {
+                        mapped.send_replace(mapping::multiaddrs(&now, self.overlay_port()));
+                    }
+                    if let Some(shell) = shell.as_mut() {
+                        shell.tell(Input::Mapped(daemon.mappings.data(&now))).await;
+                    }
+                }
                 _ = look.tick() => {
                     if let Some(shell) = shell.as_mut() {
                         shell.look_for_endpoints(daemon).await;

@@ -66,3 +66,47 @@ fn mapped(outside: &str, target: &str) -> String {
          iifname \"wan\" ct state established,related accept\niifname \"wan\" ct status dnat accept\niifname \"wan\" drop\n}}\n}}\n"
     )
 }
+
+/// The chains that miniupnpd writes into; and what it maps passes a home router.
+pub(crate) const MAPPED_PORTS: &str = "\
+table inet filter {
+chain miniupnpd { }
+chain prerouting_miniupnpd { }
+chain postrouting_miniupnpd { }
+chain pre {
+type nat hook prerouting priority -100; policy accept;
+jump prerouting_miniupnpd
+}
+chain post {
+type nat hook postrouting priority 100; policy accept;
+jump postrouting_miniupnpd
+}
+chain through {
+type filter hook forward priority 0; policy accept;
+jump miniupnpd
+}
+}
+insert rule ip filter through iifname \"wan\" ct status dnat accept
+";
+
+/// One address inside for one outside (RFC 2993 calls it basic NAT).
+pub(crate) fn one_to_one(outside: &str, inside: &str) -> String {
+    format!(
+        "table ip nat {{\nchain pre {{\ntype nat hook prerouting priority -100; policy accept;\n\
+         iifname \"wan\" dnat to {inside}\n}}\n\
+         chain post {{\ntype nat hook postrouting priority 100; policy accept;\n\
+         oifname \"wan\" snat to {outside}\n}}\n}}\n"
+    )
+}
+
+/// What the routers of homes do with IPv6, whatever they do else: RFC 6092.
+pub(crate) const IPV6: &str = "\
+table ip6 filter {
+chain through {
+type filter hook forward priority 0; policy accept;
+iifname \"wan\" meta l4proto ipv6-icmp accept
+iifname \"wan\" ct state established,related accept
+iifname \"wan\" drop
+}
+}
+";

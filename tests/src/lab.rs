@@ -19,6 +19,14 @@ use crate::wait;
 const PREFIX: &str = "ovlab";
 /// The gateway and, when asked for, name server of the internet.
 pub(crate) const INTERNET: &str = "203.0.113.1";
+/// The same (RFC 3849).
+const INTERNET6: &str = "2001:db8::1";
+
+/// Whoever asks may map what is above the ports that need privilege, for itself.
+const MINIUPNPD: &str = "ext_ifname=wan\nlistening_ip=lan\nhttp_port=0\nsecure_mode=yes\nmin_lifetime=60\nmax_lifetime=86400\n\
+    upnp_table_name=filter\nupnp_nat_table_name=filter\nupnp_forward_chain=miniupnpd\nupnp_nat_chain=prerouting_miniupnpd\n\
+    upnp_nat_postrouting_chain=postrouting_miniupnpd\nuuid=00000000-0000-4000-8000-000000000000\n\
+    allow 1024-65535 0.0.0.0/0 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n";
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -27,6 +35,7 @@ pub struct Lab {
     prefix: String,
     dir: PathBuf,
     ports: u32,
+    ipv6: bool,
 }
 
 /// A router with a network behind it, and what it does to its packets.
@@ -50,7 +59,7 @@ impl Lab {
         let prefix = format!("{PREFIX}-{}-{count}", std::process::id());
         let dir = std::env::temp_dir().join(format!("{prefix}-{name}"));
         fs::create_dir_all(&dir).with_context(|| format!("Failed to make {}", dir.display()))?;
-        let lab = Self { prefix, dir, ports: 0 };
+        let lab = Self { prefix, dir, ports: 0, ipv6: false };
         lab.add_namespace("net")?;
         let net = lab.internet();
         ip(&["-n", &net, "link", "add", "name", "br0", "type", "bridge"])?;
@@ -62,6 +71,18 @@ impl Lab {
         Ok(lab)
     }
 
+    /// All that is made from here on has IPv6 as well; its routers translate none of it, and let in what was asked for.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn with_ipv6(&mut self) -> anyhow::Result<()> {
+        let net = self.internet();
+        exec(&net, &["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"])?;
+        ip(&["-n", &net, "addr", "add", &format!("{INTERNET6}/64"), "dev", "br0", "nodad"])?;
+        self.ipv6 = true;
+        Ok(())
+    }
+
     /// A machine with a public address.
     ///
     /// # Errors
@@ -70,6 +91,9 @@ impl Lab {
         let namespace = self.add_namespace(name)?;
         let address = self.plug(&namespace, "eth0")?;
         ip(&["-n", &namespace, "route", "add", "default", "via", INTERNET, "dev", "eth0"])?;
+        if self.ipv6 {
+            ip(&["-n", &namespace, "-6", "route", "add", "default", "via", INTERNET6, "dev", "eth0"])?;
+        }
         Node::new(namespace, &self.dir, address)
     }
 
@@ -82,17 +106,42 @@ impl Lab {
         let namespace = self.add_namespace(&format!("r{number}"))?;
         let outside = self.plug(&namespace, "wan")?;
         // All others lie behind the internet's own machine: a datagram passes it on its way to another router.
-        ip(&["-n", &namespace, "addr", "flush", "dev", "wan"])?;
+        ip(&["-n", &namespace, "-4", "addr", "flush", "dev", "wan"])?;
         ip(&["-n", &namespace, "addr", "add", &format!("{outside}/32"), "dev", "wan"])?;
         ip(&["-n", &namespace, "route", "add", INTERNET, "dev", "wan", "src", &outside])?;
         ip(&["-n", &namespace, "route", "add", "default", "via", INTERNET, "dev", "wan", "src", &outside])?;
-        ip(&["-n", &namespace, "link", "add", "name", "lan", "type", "bridge"])?;
-        ip(&["-n", &namespace, "addr", "add", &format!("192.168.{number}.1/24"), "dev", "lan"])?;
-        ip(&["-n", &namespace, "link", "set", "lan", "up"])?;
-        exec(&namespace, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
         // Without translation those behind it are reached at their own addresses.
         let net = self.internet();
         ip(&["-n", &net, "route", "add", &format!("192.168.{number}.0/24"), "via", &outside])?;
+        if self.ipv6 {
+            exec(&namespace, &["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"])?;
+            ip(&["-n", &namespace, "-6", "route", "add", "default", "via", INTERNET6, "dev", "wan"])?;
+            ip(&["-n", &net, "-6", "route", "add", &format!("{}/64", inside6(number, 0)), "via", &outside6(number)])?;
+        }
+        self.route(namespace, outside, number, edge)
+    }
+
+    /// A router behind another one, as at a home whose carrier translates.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn router_behind(&mut self, outer: &mut Router, edge: Edge) -> anyhow::Result<Router> {
+        self.ports += 1;
+        let number = self.ports;
+        let namespace = self.add_namespace(&format!("r{number}"))?;
+        let outside = outer.connect(&namespace, "wan")?;
+        self.route(namespace, outside, number, edge)
+    }
+
+    /// The inside of a router, and its rules.
+    fn route(&self, namespace: String, outside: String, number: u32, edge: Edge) -> anyhow::Result<Router> {
+        ip(&["-n", &namespace, "link", "add", "name", "lan", "type", "bridge"])?;
+        ip(&["-n", &namespace, "addr", "add", &format!("192.168.{number}.1/24"), "dev", "lan"])?;
+        if self.ipv6 {
+            ip(&["-n", &namespace, "addr", "add", &format!("{}/64", inside6(number, 1)), "dev", "lan", "nodad"])?;
+        }
+        ip(&["-n", &namespace, "link", "set", "lan", "up"])?;
+        exec(&namespace, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
         let rules = self.dir.join(format!("nat-{number}.nft"));
         let router = Router { namespace, outside, number, machines: 0, rules };
         router.become_a(edge)?;
@@ -105,14 +154,12 @@ impl Lab {
     /// The kernel refuses.
     pub fn behind(&mut self, router: &mut Router, name: &str) -> anyhow::Result<Node> {
         let namespace = self.add_namespace(name)?;
-        router.machines += 1;
-        let port = format!("p{}", router.machines);
-        let address = format!("192.168.{}.{}", router.number, router.machines + 1);
-        join(&namespace, "eth0", &router.namespace, &port, "lan")?;
-        ip(&["-n", &namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
-        ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
-        let gateway = format!("192.168.{}.1", router.number);
-        ip(&["-n", &namespace, "route", "add", "default", "via", &gateway, "dev", "eth0"])?;
+        let address = router.connect(&namespace, "eth0")?;
+        if self.ipv6 {
+            let (own, gateway) = (inside6(router.number, router.machines + 1), inside6(router.number, 1));
+            ip(&["-n", &namespace, "addr", "add", &format!("{own}/64"), "dev", "eth0", "nodad"])?;
+            ip(&["-n", &namespace, "-6", "route", "add", "default", "via", &gateway, "dev", "eth0"])?;
+        }
         Node::new(namespace, &self.dir, address)
     }
 
@@ -157,6 +204,9 @@ impl Lab {
         let address = format!("203.0.113.{}", 10 + self.ports);
         join(namespace, link, &self.internet(), &format!("p{}", self.ports), "br0")?;
         ip(&["-n", namespace, "addr", "add", &format!("{address}/24"), "dev", link])?;
+        if self.ipv6 {
+            ip(&["-n", namespace, "addr", "add", &format!("{}/64", outside6(self.ports)), "dev", link, "nodad"])?;
+        }
         ip(&["-n", namespace, "link", "set", link, "up"])?;
         Ok(address)
     }
@@ -174,12 +224,38 @@ impl Drop for Lab {
 }
 
 impl Router {
+    /// Plugs a machine in, and gives it an address and a default route. The address.
+    fn connect(&mut self, namespace: &str, link: &str) -> anyhow::Result<String> {
+        self.machines += 1;
+        let port = format!("p{}", self.machines);
+        let address = format!("192.168.{}.{}", self.number, self.machines + 1);
+        join(namespace, link, &self.namespace, &port, "lan")?;
+        ip(&["-n", namespace, "addr", "add", &format!("{address}/24"), "dev", link])?;
+        ip(&["-n", namespace, "link", "set", link, "up"])?;
+        let gateway = format!("192.168.{}.1", self.number);
+        ip(&["-n", namespace, "route", "add", "default", "via", &gateway, "dev", link])?;
+        Ok(address)
+    }
+
+    /// What is outside reaches the first machine behind it at the router's own address, as in a cloud.
+    ///
+    /// # Errors
+    /// nftables refuses.
+    pub fn become_one_to_one(&self) -> anyhow::Result<()> {
+        let inside = format!("192.168.{}.2", self.number);
+        self.load(&edge::one_to_one(&self.outside, &inside))
+    }
+
     /// From here on it does this to packets. Flows that are under way are forgotten.
     ///
     /// # Errors
     /// nftables refuses.
     pub fn become_a(&self, edge: Edge) -> anyhow::Result<()> {
-        fs::write(&self.rules, format!("flush ruleset\n{}", edge::rules(edge, &self.outside)))?;
+        self.load(&edge::rules(edge, &self.outside))
+    }
+
+    fn load(&self, rules: &str) -> anyhow::Result<()> {
+        fs::write(&self.rules, format!("flush ruleset\n{rules}{}", edge::IPV6))?;
         exec(&self.namespace, &["nft", "-f", path(&self.rules)?])?;
         self.forget()
     }
@@ -191,6 +267,36 @@ impl Router {
     pub fn forget(&self) -> anyhow::Result<()> {
         exec(&self.namespace, &["conntrack", "-F"])?;
         Ok(())
+    }
+
+    /// Has it map ports for whoever asks, as long as the result lives. `protocols` are lines of miniupnpd's configuration.
+    ///
+    /// # Errors
+    /// `miniupnpd` or nftables refuses.
+    pub fn map_ports(&self, lab: &Lab, protocols: &str) -> anyhow::Result<Process> {
+        // The internet's own range is for documentation (RFC 5737), and miniupnpd refuses such addresses.
+        let public = format!("25.0.0.{}", self.number);
+        ip(&["-n", &lab.internet(), "route", "add", &public, "via", &self.outside])?;
+        let (rules, config) = (self.rules.with_extension("maps.nft"), self.rules.with_extension("maps.conf"));
+        fs::write(&rules, edge::MAPPED_PORTS)?;
+        exec(&self.namespace, &["nft", "-f", path(&rules)?])?;
+        fs::write(&config, format!("{MINIUPNPD}ext_ip={public}\n{protocols}"))?;
+        let pid = config.with_extension("pid");
+        // In the foreground, as it does not always come up behind it.
+        let command = ["miniupnpd", "-d", "-f", path(&config)?, "-P", path(&pid)?];
+        let mut daemon = Process::spawn(in_namespace(&self.namespace, &command))?;
+        let listens = |line: &str| line.contains("HTTP listening on port") || line.contains("Listening for NAT-PMP");
+        daemon.wait_for_line(Duration::from_secs(10), listens)?;
+        Ok(daemon)
+    }
+
+    /// The ports that it maps, as its rules for what comes in.
+    ///
+    /// # Errors
+    /// nftables refuses.
+    pub fn mapped_ports(&self) -> anyhow::Result<Vec<String>> {
+        let rules = exec(&self.namespace, &["nft", "list", "chain", "inet", "filter", "prerouting_miniupnpd"])?;
+        Ok(rules.lines().filter(|line| line.contains("dnat")).map(|line| line.trim().to_owned()).collect())
     }
 
     /// Its address on the internet.
@@ -205,6 +311,16 @@ impl Router {
     pub fn run(&self, command: &[&str]) -> anyhow::Result<String> {
         exec(&self.namespace, command)
     }
+}
+
+/// Of what has this port of the internet's.
+fn outside6(number: u32) -> String {
+    format!("2001:db8::1:{number}")
+}
+
+/// Of a machine behind a router; `0` is all of them.
+fn inside6(router: u32, machine: u32) -> String {
+    format!("2001:db8:{router}::{machine}")
 }
 
 /// A command inside a namespace; it ends with the thread that starts it.

@@ -10,6 +10,7 @@
 
 pub mod dhcp_client;
 mod edge;
+mod extra;
 mod lab;
 mod measure;
 pub mod nemesis;
@@ -22,11 +23,12 @@ pub mod trace;
 pub mod wait;
 pub mod watcher;
 
+pub use extra::{Demand, Extra};
 pub use lab::{Lab, Router};
 pub use measure::{counts, stream};
 pub use nine::{Nine, Way, view_members};
 pub use node::{Node, Ready, overlay_binary};
-pub use pair::{Pair, peer};
+pub use pair::{Pair, Seen, peer};
 pub use process::{Finished, Process};
 pub use sites::{Member, Route, Sites};
 pub use wan::Edge;

@@ -175,7 +175,8 @@ impl Nine {
         wait::until_ok(&format!("{each} replicas of each shard"), limit, || {
             let said: Vec<String> = self.nodes.iter().filter_map(|node| candidacy(&node.status().ok()?)).collect();
             let places: Vec<(usize, usize)> = said.iter().filter_map(|said| places(said)).collect();
-            let (served, shards) = (places.iter().map(|(mine, _)| mine).sum::<usize>(), places.first().map(|(_, all)| all));
+            let served: usize = places.iter().map(|(mine, _)| mine).sum();
+            let shards = places.first().map(|(_, all)| all);
             wait::expect(shards.is_some_and(|shards| served >= each * shards), || format!("they say: {said:?}"))
         })
     }

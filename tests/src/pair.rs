@@ -3,12 +3,13 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use wan::Edge;
 
 use crate::lab::{Lab, Router, exec, path};
 use crate::node::Node;
+use crate::process::Process;
 use crate::wait;
 
 /// Members `a` and `b`, and those in the open, of whom the first founded the namespace. They end before the laboratory does.
@@ -23,13 +24,37 @@ pub struct Pair {
     pub b_ip: String,
     /// With public addresses.
     pub open: Vec<Node>,
-    /// Theirs, in order.
-    pub routers: [Router; 2],
+    /// Theirs, in order, where each has one.
+    pub routers: Vec<Router>,
+    /// What else has to run.
+    pub processes: Vec<Process>,
     /// All around them.
     pub lab: Lab,
 }
 
+/// How long what takes after `a` sends its first packet to `b`; nothing for what does not happen in time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Until the first packet was answered.
+    pub first: Option<Duration>,
+    /// Until both ends took a direct way.
+    pub direct: Option<Duration>,
+    /// The way of `a` after that.
+    pub path: String,
+}
+
 impl Pair {
+    /// Has `a` send to `b`, and waits at most so long for an answer, and then for a direct way.
+    ///
+    /// # Errors
+    /// A daemon does not answer.
+    pub fn look(&self, first: Duration, direct: Duration) -> anyhow::Result<Seen> {
+        let Ok(first) = self.first_packet(first) else { return Ok(Seen::default()) };
+        let direct = self.wait_path("direct", direct).ok();
+        let path = self.way()?["path"].as_str().unwrap_or_default().to_owned();
+        Ok(Seen { first: Some(first), direct: direct.map(|direct| first + direct), path })
+    }
+
     /// All of them, joined, but nothing sent yet; nothing where kernel tests are left out.
     ///
     /// # Errors
@@ -44,13 +69,25 @@ impl Pair {
     /// As [`Self::new`].
     pub fn without_udp(name: &str, edges: [Edge; 2], open: usize, blocked: [bool; 2]) -> anyhow::Result<Option<Self>> {
         let Some(mut lab) = crate::lab(name)? else { return Ok(None) };
-        let mut public = (0..open).map(|n| lab.public(&format!("o{n}"))).collect::<anyhow::Result<Vec<_>>>()?;
-        let mut routers = [lab.router(edges[0])?, lab.router(edges[1])?];
-        let [first, second] = &mut routers;
-        let mut a = lab.behind(first, "a")?;
-        let mut b = lab.behind(second, "b")?;
+        let public = (0..open).map(|n| lab.public(&format!("o{n}"))).collect::<anyhow::Result<Vec<_>>>()?;
+        let (mut first, mut second) = (lab.router(edges[0])?, lab.router(edges[1])?);
+        let (a, b) = (lab.behind(&mut first, "a")?, lab.behind(&mut second, "b")?);
+        let routers = vec![first, second];
         let blocked = routers.iter().zip(blocked).filter(|(_, blocked)| *blocked).map(|(router, _)| router.outside());
         rule(&lab, &udp_rules(blocked))?;
+        Ok(Some(Self::joined(lab, public, [a, b], routers)?))
+    }
+
+    /// The first in the open founds a namespace, and all others join it.
+    ///
+    /// # Errors
+    /// One does not join.
+    pub fn joined(
+        lab: Lab,
+        mut public: Vec<Node>,
+        [mut a, mut b]: [Node; 2],
+        routers: Vec<Router>,
+    ) -> anyhow::Result<Self> {
         let (founder, others) = public.split_first_mut().context("a pair needs a founder in the open")?;
         founder.create_lab(&["--hostname", "o0"])?;
         for (n, other) in others.iter_mut().enumerate() {
@@ -58,7 +95,7 @@ impl Pair {
         }
         let a_ip = a.join_lab(founder, &["--hostname", "a"])?.ip()?.to_string();
         let b_ip = b.join_lab(founder, &["--hostname", "b"])?.ip()?.to_string();
-        Ok(Some(Self { a, b, a_ip, b_ip, open: public, routers, lab }))
+        Ok(Self { a, b, a_ip, b_ip, open: public, routers, processes: Vec::new(), lab })
     }
 
     /// How long the first packet takes from `a` to `b`.
@@ -99,7 +136,8 @@ impl Pair {
     /// # Errors
     /// nftables refuses.
     pub fn part(&self) -> anyhow::Result<()> {
-        let [first, second] = self.routers.each_ref().map(Router::outside);
+        let outside: Vec<&str> = self.routers.iter().map(Router::outside).collect();
+        let [first, second] = outside[..] else { bail!("they have no router each") };
         let one_way = |from, to| format!("ip saddr {from} ip daddr {to} drop\n");
         self.rule(&format!(
             "table ip parted {{\nchain pass {{\ntype filter hook forward priority 0; policy accept;\n{}{}}}\n}}\n",
@@ -121,8 +159,7 @@ impl Pair {
     /// # Errors
     /// nftables refuses.
     pub fn block_udp(&self) -> anyhow::Result<()> {
-        let [first, _] = &self.routers;
-        self.rule(&udp_rules([first.outside()]))
+        self.rule(&udp_rules(self.routers.first().map(Router::outside)))
     }
 
     fn rule(&self, rules: &str) -> anyhow::Result<()> {

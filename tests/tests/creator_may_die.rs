@@ -32,9 +32,7 @@ impl Scene {
         }
         let token = nine.nodes[0].invite("lab", &[])?;
         nine.wait_view(1, 3, LIMIT)?;
-        let first = wait::now();
         nine.wait_replicas(3, LIMIT)?;
-        println!("all shards {:?} after the first", first.elapsed());
         Ok(Some(Self { nine, token }))
     }
 

@@ -122,7 +122,8 @@ impl Peer {
         }
         self.paths.choose(now);
         self.moved(core);
-        let in_use = self.used_at.is_some_and(|at| now.saturating_duration_since(at) < MISSED);
+        let used = self.used_at.is_some_and(|at| now.saturating_duration_since(at) < MISSED);
+        let in_use = used || self.trust.is_doubted();
         if in_use && self.paths.active().is_none() {
             self.begin(core, now);
             self.need(core, now);

@@ -119,6 +119,7 @@ impl Peer {
             self.begin_echo(core, now);
         }
         self.moved(core);
+        self.end_doubt(core, false, now);
     }
 
     /// Something came over another way than the one that is taken.
@@ -200,6 +201,9 @@ impl Peer {
             Ok(Control::EchoRequest { token }) => {
                 // To where the request came from: the way there is what the echo proves.
                 let reply = Control::EchoReply { token, seen: from.direct() };
+                if self.paths.active() == Some(from) {
+                    self.note_question(now);
+                }
                 self.send_control(core, Some(from), &reply);
             }
             Ok(Control::EchoReply { token, seen }) => self.handle_echo(core, token, seen, now),
@@ -221,6 +225,7 @@ impl Peer {
 
     fn handle_echo(&mut self, core: &mut Core, token: [u8; 8], seen: Option<SocketAddr>, now: Instant) {
         let before = (self.paths.active(), self.paths.is_proven());
+        let at_once = !self.paths.is_asking_again();
         let Some(proven) = self.paths.handle_echo(token, now) else {
             return;
         };
@@ -232,6 +237,9 @@ impl Peer {
         }
         if before != after || after.0 == Some(proven) {
             core.ready.insert(self.id, now);
+        }
+        if after.0 == Some(proven) {
+            self.end_doubt(core, at_once && before.0 == after.0, now);
         }
         if let Some(seen) = seen.filter(|seen| self.observed != Some(*seen)) {
             self.observed = Some(seen);

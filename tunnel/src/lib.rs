@@ -72,6 +72,7 @@ mod peer;
 mod queue;
 mod relay;
 mod replay;
+mod rest;
 mod session;
 #[cfg(test)]
 mod tests;

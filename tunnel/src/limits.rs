@@ -141,6 +141,9 @@ pub(crate) const SUSPECT_AFTER: Duration = Duration::from_secs(2);
 pub(crate) const SPARE_EVERY: Duration = Duration::from_secs(20);
 /// Pauses between two attempts to get away from a relay, while the peer is in use: the first, doubled up to the last.
 pub(crate) const DIRECT_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(80));
+/// What has heard nothing for this long is not believed to be heard: translators forget after 30 s, some after 20 (RFC 4787 asks for
+/// 120), and a keepalive comes after [`KEEPALIVE_AFTER`].
+pub(crate) const REST: Duration = Duration::from_secs(15);
 /// A peer with whom nothing was exchanged for this long does not miss a way that is lost.
 pub(crate) const MISSED: Duration = Duration::from_secs(30);
 /// A circuit on which nothing went is closed after this long.

@@ -33,7 +33,7 @@ impl Peer {
             return;
         }
         match self.transmit(core, kind, payload) {
-            Ok(()) => {}
+            Ok(()) => self.keep_copy(core, kind, payload, now),
             Err(Unsent::NoSession) => {
                 self.queue.push(kind, payload, &mut core.drops, now);
                 self.begin(core, now);
@@ -91,7 +91,10 @@ impl Peer {
     /// Sends the echo requests that are due. When the active way has failed to answer, another one is taken, or the peer is
     /// looked for anew.
     pub(crate) fn send_echoes(&mut self, core: &mut Core, now: Instant) {
-        let due = self.paths.take_due(now);
+        let mut due = self.paths.take_due(now);
+        if self.seek_after_rest(core, now) {
+            due.ask.extend(self.paths.take_due(now).ask);
+        }
         for endpoint in due.ask {
             self.send_one_echo(core, endpoint, now);
         }
@@ -101,6 +104,7 @@ impl Peer {
         if self.paths.choose(now) {
             self.unanswered_since = None;
             self.moved(core);
+            self.end_doubt(core, false, now);
             core.ready.insert(self.id, now);
             if self.paths.active().is_some_and(|active| !active.is_direct()) {
                 // The direct way may be open again in a moment, once each side knows where the other one is by now.

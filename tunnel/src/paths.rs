@@ -379,6 +379,12 @@ impl Paths {
         self.active.and_then(|active| self.find(active)).is_some_and(|path| path.row.is_some())
     }
 
+    /// Whether the active way has left an echo request unanswered, and was asked again.
+    pub(crate) fn is_asking_again(&self) -> bool {
+        let row = self.active.and_then(|active| self.find(active)?.row.as_ref());
+        row.is_some_and(|row| row.tries > 1)
+    }
+
     /// Whether one is under way on any.
     pub(crate) fn is_asking_any(&self) -> bool {
         self.known.iter().any(|path| path.row.is_some())

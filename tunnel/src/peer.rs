@@ -23,6 +23,7 @@ use crate::noise::Role;
 use crate::number::SeenNumbers;
 use crate::paths::Paths;
 use crate::queue::Queue;
+use crate::rest::Trust;
 use crate::session::{Counters, Session};
 
 pub(crate) struct Peer {
@@ -52,6 +53,8 @@ pub(crate) struct Peer {
     /// What the peer gave us to show under load, and when.
     pub(crate) cookie: Option<(Instant, [u8; 16])>,
     pub(crate) queue: Queue,
+    /// Whether what is sent is believed to arrive.
+    pub(crate) trust: Trust,
     pub(crate) reassembly: Reassembly,
     pub(crate) next_fragment: u16,
     pub(crate) up: bool,
@@ -150,6 +153,7 @@ impl Peer {
             numbers: SeenNumbers::default(),
             cookie: None,
             queue: Queue::default(),
+            trust: Trust::default(),
             reassembly: Reassembly::default(),
             next_fragment: 0,
             up: false,
@@ -203,6 +207,7 @@ impl Peer {
         self.resize(core);
         core.sessions_changed();
         self.unanswered_since = None;
+        self.end_doubt(core, false, now);
         self.rise(core);
         self.ask_for_circuits(core, now);
         core.errands.push_back(Errand::Came { peer: self.id });
@@ -339,7 +344,8 @@ impl Peer {
     }
 
     pub(crate) fn views(&self) -> impl Iterator<Item = SessionView> {
-        let sealing = self.sealing().filter(|_| self.paths.is_proven()).map(|generation| generation.session.index());
+        let fast = self.paths.is_proven() && self.trust.is_trusted();
+        let sealing = self.sealing().filter(|_| fast).map(|generation| generation.session.index());
         let endpoint = self.paths.active();
         self.generations().map(move |generation| SessionView {
             peer: self.id,

@@ -33,6 +33,21 @@ impl Queue {
         self.waiting.push_back(Waiting { kind, payload: payload.to_vec(), since: now });
     }
 
+    /// Appends what has been sent already: when there is no more room for it, nothing is lost.
+    pub(crate) fn push_copy(&mut self, kind: Kind, payload: &[u8], now: Instant) {
+        if self.waiting.len() < QUEUE_LEN && self.bytes + payload.len() <= QUEUE_BYTES {
+            self.bytes += payload.len();
+            self.waiting.push_back(Waiting { kind, payload: payload.to_vec(), since: now });
+        }
+    }
+
+    /// Appends all of another one.
+    pub(crate) fn append(&mut self, other: Self, drops: &mut Drops) {
+        for Waiting { kind, payload, since } in other.waiting {
+            self.push(kind, &payload, drops, since);
+        }
+    }
+
     /// The next payload to send: control messages first, because they hold the proof without which the peer
     /// refuses the packets.
     pub(crate) fn pop_for_sending(&mut self) -> Option<Waiting> {
@@ -55,9 +70,14 @@ impl Queue {
 
     pub(crate) fn expire(&mut self, drops: &mut Drops, now: Instant) {
         let before = self.waiting.len();
+        self.forget_old(now);
+        (self.waiting.len()..before).for_each(|_| drops.count(DropReason::WaitedTooLong));
+    }
+
+    /// Forgets old copies.
+    pub(crate) fn forget_old(&mut self, now: Instant) {
         self.waiting.retain(|waiting| now < waiting.since + QUEUE_LIFE);
         self.bytes = self.waiting.iter().map(|waiting| waiting.payload.len()).sum();
-        (self.waiting.len()..before).for_each(|_| drops.count(DropReason::WaitedTooLong));
     }
 
     pub(crate) fn clear(&mut self, reason: DropReason, drops: &mut Drops) {

@@ -7,6 +7,7 @@ mod life;
 mod net;
 mod paths;
 mod relays;
+mod rest;
 mod streams;
 mod vectors;
 

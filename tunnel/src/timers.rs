@@ -25,6 +25,7 @@ impl Peer {
             attempt.filter(|_| !blocked).map(|attempt| (attempt.due, "send an Init")),
             attempt.map(|attempt| (attempt.ends(), "give up the handshake")),
             self.queue.deadline().map(|at| (at, "drop what waited too long")),
+            self.trust.deadline().map(|at| (at, "forget a copy")),
             self.current.as_ref().map(|_| (self.next_sample, "sample the counters")),
             sealing.map(|generation| (generation.established + REFUSE_AFTER - SEAL_MARGIN, "stop sealing")).min(),
             self.generations().map(|generation| (generation.established + REFUSE_AFTER, "erase a session")).min(),
@@ -43,6 +44,7 @@ impl Peer {
 
     pub(crate) fn handle_timeout(&mut self, core: &mut Core, now: Instant) {
         self.queue.expire(&mut core.drops, now);
+        self.trust.expire(now);
         self.reassembly.expire(&mut core.drops, now);
         if self.next.as_ref().is_some_and(|next| now >= next.generation.established + UNCONFIRMED) {
             self.close_next(core, now);
@@ -85,6 +87,9 @@ impl Peer {
             self.unanswered_since.get_or_insert(now);
         }
         self.keep_ways(core, delta, now);
+        if delta.sent_data == 0 {
+            self.rest(core, now);
+        }
         if stopped && was_in_use {
             self.wake(core, now);
         }

@@ -8,6 +8,7 @@ mod demos;
 mod figures;
 mod measure;
 mod outcome;
+mod paths;
 mod plot;
 mod register;
 mod say;
@@ -25,6 +26,7 @@ cargo xtask demo [--stay]    three machines in network namespaces, two of them b
 cargo xtask demos            an MPI job and a BitTorrent swarm of eight members behind four routers (root, some minutes)
 cargo xtask bench            measures what docs/benchmarks.md shows, and writes it (root, some minutes)
 cargo xtask bench-register   only its last part: grants per second of the register, with fsync
+cargo xtask paths            measures what docs/matrix.md shows, and writes it (root, a quarter of an hour)
 cargo xtask scale [--page]   measures what docs/scale.md shows, and writes it (root, an hour); --page only writes it
 ";
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ["demos"] => demos::run(),
         ["bench"] => bench::run(),
         ["bench-register"] => bench::register(),
+        ["paths"] => paths::run(),
         ["scale"] => scale::run(scale::Part::All),
         ["scale", "--page"] => scale::run(scale::Part::Page),
         _ => {

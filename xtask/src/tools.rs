@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[(&str, &str)] = &[
     ("dig", "dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
     ("socat", "socat"),
+    ("miniupnpd", "miniupnpd-nftables"),
     ("ps", "procps"),
     ("sysctl", "procps"),
     ("setpriv", "util-linux"),

@@ -6,6 +6,7 @@ use dht::join::Joiner;
 use dht::{Namespace, NamespaceId, Now, Summary};
 use ipnet::Ipv4Net;
 use libp2p::{Multiaddr, PeerId};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::streams::StreamServer;
@@ -24,6 +25,8 @@ pub struct DriverConfig {
     pub listen: Vec<IpAddr>,
     /// Addresses at which others reach this node's libp2p, where the configuration names them.
     pub advertise: Vec<SocketAddr>,
+    /// Addresses at which a router sends on to this node's libp2p, all of them, whenever that changes.
+    pub mapped: watch::Receiver<Vec<Multiaddr>>,
     /// First contacts, besides those that the token or the store name.
     pub peers: Vec<Multiaddr>,
     /// Whether to look for other nodes on the LAN and to be seen there.
@@ -57,6 +60,7 @@ impl DriverConfig {
             port,
             listen: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             advertise: Vec::new(),
+            mapped: watch::Sender::new(Vec::new()).subscribe(),
             peers: Vec::new(),
             mdns: true,
             filtered: Vec::new(),

@@ -74,6 +74,8 @@ pub(crate) async fn run_machine(
         listen(&mut driver.swarm, &driver.config).await?;
     }
     let mut shutdown = pin!(shutdown);
+    let mut mapped = driver.config.mapped.clone();
+    mapped.mark_changed();
     driver.begin();
     let ending = loop {
         // Before anything else, lest a busy network keep the timers waiting.
@@ -104,6 +106,7 @@ pub(crate) async fn run_machine(
             event = driver.swarm.select_next_some(), if roomy => driver.handle_swarm_events(event),
             asked = driver.pipes.wanted(), if roomy => driver.open_stream(asked),
             Some(found) = driver.lookups.next(), if !driver.lookups.is_empty() => driver.handle_lookup(found),
+            Ok(()) = mapped.changed() => driver.reach_at(mapped.borrow_and_update().clone()),
             () = tokio::time::sleep(sleep) => {}
         }
     };
@@ -149,6 +152,8 @@ pub(crate) struct Driver<C> {
     pub(crate) after: Vec<After>,
     /// When to look again after the connections that ought to stand.
     pub(crate) next_care: Instant,
+    /// Where a router sends on to this node.
+    mapped: Vec<Multiaddr>,
     rng: ChaCha8Rng,
     is_over: bool,
 }
@@ -180,6 +185,7 @@ impl<C: Clocks> Driver<C> {
             filter,
             dialer,
             dial_backs: DialBacks::default(),
+            mapped: Vec::new(),
             pipes,
             seeks: Seeks::default(),
             rng,
@@ -209,6 +215,17 @@ impl<C: Clocks> Driver<C> {
             let Some(Some(event)) = self.swarm.next().now_or_never() else { return };
             self.handle_swarm_event(event);
         }
+    }
+
+    /// A router sends on to this node there, and no longer where it did before.
+    fn reach_at(&mut self, mapped: Vec<Multiaddr>) {
+        for gone in self.mapped.iter().filter(|address| !mapped.contains(address)) {
+            self.swarm.remove_external_address(gone);
+        }
+        for address in mapped.iter().filter(|address| !self.mapped.contains(address)) {
+            self.swarm.add_external_address(address.clone());
+        }
+        self.mapped = mapped;
     }
 
     fn handle_timeout(&mut self) {

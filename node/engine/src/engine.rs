@@ -296,6 +296,15 @@ impl Engine {
         self.drain(now);
     }
 
+    /// The addresses at which routers send on to this machine's data socket; they take the place of those told before.
+    pub fn handle_mapped(&mut self, mapped: Vec<SocketAddr>, now: Now) {
+        self.look(now);
+        if self.peers.set_mapped(mapped) {
+            self.tell_of_addresses(now);
+        }
+        self.drain(now);
+    }
+
     /// Time has passed. Calls that come late, early or twice do no harm.
     pub fn handle_timeout(&mut self, now: Now) {
         self.look(now);

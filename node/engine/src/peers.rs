@@ -57,6 +57,8 @@ pub(crate) struct Peers {
     known: BTreeMap<PeerId, Peer>,
     lan: Vec<SocketAddr>,
     configured: Vec<SocketAddr>,
+    /// Where routers before this machine send on to it.
+    mapped: Vec<SocketAddr>,
     observed: BTreeMap<SocketAddr, (PeerId, Instant)>,
     /// Rises when there is another address of ours to tell.
     version: u64,
@@ -70,6 +72,14 @@ impl Peers {
         self.version += u64::from(self.lan != lan || self.configured != configured);
         self.lan = lan;
         self.configured = configured;
+    }
+
+    /// Whether that is news.
+    pub(crate) fn set_mapped(&mut self, mapped: Vec<SocketAddr>) -> bool {
+        let news = self.mapped != mapped;
+        self.version += u64::from(news);
+        self.mapped = mapped;
+        news
     }
 
     fn observed(&mut self, by: PeerId, addr: SocketAddr, now: Instant) {
@@ -106,7 +116,10 @@ impl Peers {
         let of = |kind| move |addr: &SocketAddr| Candidate { addr: *addr, kind };
         let mut all: Vec<Candidate> = self.lan.iter().map(of(CandidateKind::Lan)).collect();
         all.extend(self.configured.iter().map(of(CandidateKind::Configured)));
-        let observed = self.observed.keys().filter(|addr| !self.lan.contains(addr));
+        // Others need not open their own edge for these, so each counts as configured where it is observed, too.
+        let mapped = self.mapped.iter().filter(|addr| !self.lan.contains(addr) && !self.configured.contains(addr));
+        all.extend(mapped.map(of(CandidateKind::Configured)));
+        let observed = self.observed.keys().filter(|addr| !self.lan.contains(addr) && !self.mapped.contains(addr));
         all.extend(observed.map(of(CandidateKind::Observed)));
         all.truncate(MAX_CANDIDATES);
         all
@@ -161,9 +174,13 @@ impl Engine {
     pub(crate) fn observed(&mut self, by: PeerId, addr: SocketAddr, now: Now) {
         let before = self.peers.version;
         self.peers.observed(by, addr, now.mono);
-        if self.peers.version == before {
-            return;
+        if self.peers.version != before {
+            self.tell_of_addresses(now);
         }
+    }
+
+    /// Another address of ours is known.
+    pub(crate) fn tell_of_addresses(&mut self, now: Now) {
         let wanted = self.peers.known.iter().filter(|(_, known)| known.wanted).map(|(peer, _)| *peer);
         let looked_for: Vec<PeerId> = wanted.filter(|peer| !self.is_direct(peer, now)).collect();
         for peer in looked_for {

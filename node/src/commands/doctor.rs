@@ -81,6 +81,7 @@ fn privilege() -> Finding {
 pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
     let mut findings = vec![device()];
     let data = daemon.port;
+    findings.extend(mapping(&daemon.mappings.status()));
     for running in daemon.matching(None).await? {
         let name = running.alias();
         let overlay = running.overlay_port();
@@ -120,6 +121,23 @@ pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
         }
     }
     Ok(serde_json::to_value(findings)?)
+}
+
+/// What the router was asked for. That it does nothing is no fault: others are reached all the same, by way of a relay if need be.
+fn mapping(status: &portmap::Status) -> Option<Finding> {
+    let gateway = status.gateway?;
+    let ports = status.ports.iter().map(|port| match (port.external, port.protocol) {
+        (Some(external), Some(protocol)) => format!("{:?} {} at {external} by {protocol}", port.transport, port.port),
+        (Some(_) | None, _) => format!("{:?} {} not", port.transport, port.port),
+    });
+    let ports: Vec<String> = ports.collect();
+    let protocols = status.protocols.iter().map(|(protocol, word)| format!("{protocol}: {word}"));
+    let protocols: Vec<String> = protocols.collect();
+    Some(Finding::good(format!(
+        "port mapping: the router {gateway} lets others in to {} ({})",
+        ports.join(", "),
+        protocols.join(", ")
+    )))
 }
 
 const WAIT_FOR_LEASES: &str = "wait, and keep this machine on: the time that it is off does not count";

@@ -99,6 +99,30 @@ impl Links {
         Ok(found)
     }
 
+    /// The IPv4 gateway that the default route with the lowest metric names, and this machine's address in its network.
+    pub(crate) async fn gateway(&self) -> anyhow::Result<Option<(Ipv4Addr, Ipv4Net)>> {
+        let _turn = self.1.lock().await;
+        let mut best: Option<(u32, u32, Ipv4Addr)> = None;
+        let mut messages = self.0.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        while let Some(message) = messages.try_next().await? {
+            let Some(found) = default_gateway(&message) else { continue };
+            if best.is_none_or(|best| found.0 < best.0) {
+                best = Some(found);
+            }
+        }
+        let Some((_, index, gateway)) = best else { return Ok(None) };
+        let mut addresses = self.0.address().get().set_link_index_filter(index).execute();
+        let mut local = None;
+        while let Some(message) = addresses.try_next().await? {
+            for ip in addresses_of(&message) {
+                let IpAddr::V4(ip) = ip else { continue };
+                let net = Ipv4Net::new(ip, message.header.prefix_len)?;
+                local = local.or(Some(net).filter(|net| net.contains(&gateway)));
+            }
+        }
+        Ok(local.map(|local| (gateway, local)))
+    }
+
     /// The interfaces over which default routes lead.
     async fn ways_out(&self) -> anyhow::Result<Vec<u32>> {
         let mut found = Vec::new();
@@ -156,6 +180,22 @@ fn outgoing(message: &RouteMessage) -> Option<u32> {
         let RouteAttribute::Oif(index) = attribute else { return None };
         Some(*index)
     })
+}
+
+/// Metric, interface and gateway of a default route.
+fn default_gateway(message: &RouteMessage) -> Option<(u32, u32, Ipv4Addr)> {
+    if message.header.destination_prefix_length != 0 || message.header.table == LOCAL_TABLE {
+        return None;
+    }
+    let gateway = message.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Gateway(RouteAddress::Inet(ip)) = attribute else { return None };
+        Some(*ip)
+    });
+    let metric = message.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Priority(metric) = attribute else { return None };
+        Some(*metric)
+    });
+    Some((metric.unwrap_or_default(), outgoing(message)?, gateway?))
 }
 
 fn destination(message: &RouteMessage) -> Option<(Ipv4Net, u32)> {

@@ -132,7 +132,8 @@ fn after_the_last_packet_each_side_sends_one_keepalive_at_most() {
     net.run(ms(100));
     net.send_fast(1, 0, b"pong");
     net.run(secs(60));
-    assert!(net.seen.len() <= 4, "{:#?}", net.seen);
+    // After the rest an echo and its answer as well.
+    assert!(net.seen.len() <= 6, "{:#?}", net.seen);
     assert!(net.seen.iter().all(|flight| flight.bytes[0] == 4), "and no handshake");
 }
 

@@ -94,3 +94,44 @@ fn whoever_looks_for_us_hears_where_we_are_seen_as_soon_as_we_know() {
     lab.settle();
     assert!(told(&lab).iter().all(|(to, ..)| *to != key(STRANGER).peer_id()));
 }
+
+#[test]
+fn what_a_router_maps_is_told_at_once_and_needs_no_opening() {
+    let mut lab = lab();
+    known(&mut lab, STRANGER);
+    lab.engine.need_peer(key(STRANGER).peer_id(), lab.now);
+    let (kept, other): (SocketAddr, SocketAddr) =
+        ("203.0.113.9:4001".parse().unwrap(), "203.0.113.9:4002".parse().unwrap());
+    // A translator that keeps ports is seen to use the very one that it maps.
+    lab.engine.observed(key(VOTER).peer_id(), kept, lab.now);
+    lab.settle();
+    let kinds = |lab: &Lab| {
+        let list = lab.commands.iter().rev().find_map(|command| {
+            let Command::Signal { to, message } = command else { return None };
+            let reader = PublicKey::from_peer_id(to)?;
+            Some(Candidates::open(&NamespaceId(NAMESPACE), &key(1).public(), &reader, message).ok()?.list)
+        });
+        let list = list.unwrap_or_default().into_iter();
+        list.map(|candidate| (candidate.addr, candidate.kind))
+            .filter(|(addr, _)| addr.ip() == kept.ip())
+            .collect::<Vec<_>>()
+    };
+    let (observed, configured) = (2, 3);
+    assert_eq!(kinds(&lab), [(kept, observed)]);
+    for (mapped, told) in [
+        (vec![kept], vec![(kept, configured)]),
+        (vec![other], vec![(other, configured), (kept, observed)]),
+        (vec![], vec![(kept, observed)]),
+    ] {
+        lab.forget();
+        lab.engine.handle_mapped(mapped.clone(), lab.now);
+        lab.settle();
+        assert_eq!(kinds(&lab), told);
+        lab.forget();
+        lab.wait(secs(2));
+        lab.forget();
+        lab.engine.handle_mapped(mapped, lab.now);
+        lab.settle();
+        assert_eq!(kinds(&lab), [], "no news");
+    }
+}

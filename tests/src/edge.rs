@@ -47,7 +47,8 @@ fn filter(input_drop: bool) -> String {
     )
 }
 
-/// Who is inside is kept in a map of our own, as conntrack lets in only whom was sent to.
+/// Who is inside is kept in a map of our own, as conntrack lets in only whom was sent to. What is not translated does not pass: the
+/// internet of the laboratory has a route to the network inside, for edges that translate nothing.
 fn mapped(outside: &str, target: &str) -> String {
     format!(
         "table ip nat {{\n\
@@ -60,7 +61,9 @@ fn mapped(outside: &str, target: &str) -> String {
          oifname \"wan\" ip protocol udp update @sent_to {{ ip daddr . udp sport }}\n\
          oifname \"wan\" snat to {outside}\n}}\n}}\n\
          table ip filter {{\nchain in {{\ntype filter hook input priority 0; policy accept;\n\
-         iifname \"wan\" ct state new drop\n}}\n}}\n"
+         iifname \"wan\" ct state new drop\n}}\n\
+         chain through {{\ntype filter hook forward priority 0; policy accept;\n\
+         iifname \"wan\" ct state established,related accept\niifname \"wan\" ct status dnat accept\niifname \"wan\" drop\n}}\n}}\n"
     )
 }
 

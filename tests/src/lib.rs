@@ -18,6 +18,7 @@ mod nine;
 mod node;
 mod pair;
 mod process;
+mod sites;
 pub mod trace;
 pub mod wait;
 pub mod watcher;
@@ -29,6 +30,7 @@ pub use nine::{Nine, Way, view_members};
 pub use node::{Node, Ready, overlay_binary};
 pub use pair::{Pair, Seen, peer};
 pub use process::{Finished, Process};
+pub use sites::{Member, Route, Sites};
 pub use wan::Edge;
 
 use std::io::Write;

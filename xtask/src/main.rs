@@ -4,6 +4,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod demos;
 mod figures;
 mod measure;
 mod outcome;
@@ -22,6 +23,7 @@ use say::say;
 const USAGE: &str = "\
 cargo xtask test [--quick]   everything that must hold; --quick leaves out the tests that need root and /dev/net/tun
 cargo xtask demo [--stay]    three machines in network namespaces, two of them behind home routers (root)
+cargo xtask demos            an MPI job and a BitTorrent swarm of eight members behind four routers (root, some minutes)
 cargo xtask bench            measures what docs/benchmarks.md shows, and writes it (root, some minutes)
 cargo xtask bench-register   only its last part: grants per second of the register, with fsync
 cargo xtask paths            measures what docs/matrix.md shows, and writes it (root, a quarter of an hour)
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         ["test", "--quick"] => test::run(test::Extent::Quick),
         ["demo"] => demo::run(demo::Afterwards::Leave),
         ["demo", "--stay"] => demo::run(demo::Afterwards::Stay),
+        ["demos"] => demos::run(),
         ["bench"] => bench::run(),
         ["bench-register"] => bench::register(),
         ["paths"] => paths::run(),

@@ -1,5 +1,8 @@
 //! The programs that tests and measurements call, and the Debian packages they come in.
 
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -30,6 +33,34 @@ pub(crate) const TESTS: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
     ("cc", "gcc"),
 ];
+
+/// What `cargo xtask demos` calls besides: program, package.
+pub(crate) const DEMOS: &[(&str, &str)] = &[
+    ("mpirun.openmpi", "openmpi-bin"),
+    ("mpicc.openmpi", "libopenmpi-dev"),
+    ("ssh", "openssh-client"),
+    ("dropbear", "dropbear-bin"),
+    ("aria2c", "aria2"),
+    ("mktorrent", "mktorrent"),
+    ("opentracker", "opentracker"),
+];
+
+/// As [`ensure_installed`], and no service begins to run on this machine: the tracker's package brings one.
+///
+/// # Errors
+/// As [`ensure_installed`].
+pub(crate) fn ensure_installed_only(tools: &[(&str, &str)]) -> anyhow::Result<()> {
+    // Debian's packages ask this program whether they may start what they bring; 101 is no.
+    let policy = Path::new("/usr/sbin/policy-rc.d");
+    if policy.exists() || tools.iter().all(|(program, _)| is_there(program)) {
+        return ensure_installed(tools);
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o755).open(policy);
+    file.and_then(|mut file| file.write_all(b"#!/bin/sh\nexit 101\n")).context("Failed to hold back services")?;
+    let installed = ensure_installed(tools);
+    fs::remove_file(policy).context("Failed to let services start again")?;
+    installed
+}
 
 /// Installs what is missing.
 ///

@@ -83,22 +83,28 @@ pub struct Load {
     pub delays: (Samples, Samples),
 }
 
+impl Load {
+    fn of(voters: usize) -> Self {
+        Self {
+            voters,
+            pairs: 0,
+            direct: 0,
+            translated: (0, 0),
+            carried: Samples::new(),
+            circuits: Samples::new(),
+            refused: 0,
+            unconnected: 0,
+            delays: (Samples::new(), Samples::new()),
+        }
+    }
+}
+
 /// So many members, each of whom talks to so many others at once.
 pub fn load(members: u32, talks: u32, seed: u64) -> Load {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let edges: Vec<Edge> = (0..members).map(|_| draw(&mut rng)).collect();
     let voters = voters(&edges, &mut rng);
-    let mut load = Load {
-        voters: voters.len(),
-        pairs: 0,
-        direct: 0,
-        translated: (0, 0),
-        carried: Samples::new(),
-        circuits: Samples::new(),
-        refused: 0,
-        unconnected: 0,
-        delays: (Samples::new(), Samples::new()),
-    };
+    let mut load = Load::of(voters.len());
     let asked: Vec<Vec<u32>> = (0..members).map(|member| first(member, &voters, seed)).collect();
     let mut at: BTreeMap<u32, (usize, usize)> = voters.iter().map(|voter| (*voter, (0, 0))).collect();
     let mut of_one: BTreeMap<(u32, u32), usize> = BTreeMap::new();

@@ -36,6 +36,7 @@ mod owner;
 mod policy;
 mod presence;
 mod proposer;
+mod reach;
 pub mod record;
 pub mod recovery;
 pub mod redeem;
@@ -61,6 +62,7 @@ pub use env::DropReason;
 pub use env::Rules;
 pub use event::{ClaimError, Deciders, Event, InviteError, Lease, Level, Output, Proven, Refusal, Resolution, Write};
 pub use namespace::{Image, Keys, LeaseFacts, LoadError, Namespace, ShardFacts, Summary};
+pub use reach::is_global;
 pub use recovery::{RecoverError, RecoveryPlan, ShardPlan};
 pub use sign::NamespaceId;
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context;
-use dht::NamespaceId;
+use dht::{NamespaceId, is_global};
 
 use crate::daemon::Daemon;
 use crate::io::link::Interface;
@@ -48,7 +48,7 @@ impl Underlay {
     /// What to say, and what to do, where nobody outside this machine's own network can reach it; `None` where it has
     /// an address that means the same everywhere. Whether a firewall stands in front of that one, only others can tell.
     pub(crate) fn unreachable_from_outside(&self, advertise: &[String], port: u16) -> Option<(String, String)> {
-        if !advertise.is_empty() || self.addresses.iter().any(|ip| is_global(*ip) && !ip.is_loopback()) {
+        if !advertise.is_empty() || self.addresses.iter().any(|ip| is_global(*ip)) {
             return None;
         }
         let list: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
@@ -59,18 +59,6 @@ impl Underlay {
             next = port.saturating_add(1)
         );
         Some((what, cure))
-    }
-}
-
-/// Whether the address means the same everywhere, as far as its number tells.
-fn is_global(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => {
-            // RFC 6598: carriers number their customers' routers so.
-            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            !v4.is_private() && !shared
-        }
-        IpAddr::V6(v6) => !v6.is_unique_local(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use dht::is_global;
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
@@ -173,20 +174,6 @@ fn except(word: &str) -> Option<Except> {
         return Some(Except::One(ip.to_canonical(), None));
     }
     word.parse::<SocketAddr>().ok().map(|addr| Except::One(addr.ip().to_canonical(), Some(addr.port())))
-}
-
-/// Whether the address means the same everywhere, as far as its number tells.
-fn is_global(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => {
-            // RFC 6598: carriers number their customers' routers so.
-            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            !shared && !v4.is_private() && !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified()
-        }
-        IpAddr::V6(v6) => {
-            !v6.is_unique_local() && !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_unspecified()
-        }
-    }
 }
 
 /// A proxy opens no way.

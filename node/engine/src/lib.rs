@@ -38,6 +38,7 @@ mod standing;
 mod status;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub use config::{Addressing, Config, Hostname};
 pub use engine::{Engine, Event, Output};

@@ -15,6 +15,7 @@ use tunnel::{Candidate, CandidateKind, Endpoint};
 use crate::bucket::Bucket;
 use crate::engine::Engine;
 use crate::look::Outside;
+use crate::told;
 
 /// Members whose keys we hold at once.
 const MAX_PEERS: usize = 4096;
@@ -40,6 +41,8 @@ pub(crate) struct Peer {
     pub(crate) missed: u32,
     /// Who was asked to carry to it.
     pub(crate) relays: Vec<PeerId>,
+    /// How the translator before it maps.
+    pub(crate) mapping: Option<&'static str>,
     /// What it may show us of its leases.
     pub(crate) certificates: Bucket,
     /// How often it may say where it is, inside a session.
@@ -91,6 +94,11 @@ impl Peers {
     /// Whether a session with it is wanted for what it does for us.
     pub(crate) fn serves(&self, peer: &PeerId) -> bool {
         self.known.get(peer).is_some_and(|known| known.serves)
+    }
+
+    /// How the translator before a peer maps, as far as its addresses say.
+    pub(crate) fn mapping_of(&self, peer: &PeerId) -> Option<&'static str> {
+        self.known.get(peer)?.mapping
     }
 
     pub(crate) fn is_up(&self, peer: &PeerId) -> bool {
@@ -273,6 +281,9 @@ impl Engine {
         if candidates.want_reply && !self.is_direct(&from, now) {
             // It looks for us, or wants to get away from the relay: where we are seen may have changed.
             self.look_outside(from, now);
+        }
+        if let Some(entry) = self.peers.entry(from) {
+            entry.mapping = told::mapping(&list).or(entry.mapping);
         }
         self.try_candidates(from, list, now);
         self.follow_to_relays(from, &candidates, now);

@@ -204,6 +204,9 @@ pub struct PeerStatus {
     pub tx_bytes: u64,
     /// Bytes received from it.
     pub rx_bytes: u64,
+    /// How the translator before it maps, as far as its own addresses say, in the words of [`NatStatus::mapping`].
+    #[serde(default)]
+    pub nat: Option<String>,
     /// Why there is no path.
     pub why: Option<String>,
 }
@@ -303,6 +306,7 @@ impl Engine {
                     rtt_ms: view.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
                     tx_bytes: view.tx_bytes,
                     rx_bytes: view.rx_bytes,
+                    nat: self.peers.mapping_of(peer).map(str::to_owned),
                     why: view.why_down.filter(|_| !up).map(str::to_owned),
                 }
             })

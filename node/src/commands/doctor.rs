@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::client;
+use crate::commands::why;
 use crate::daemon::Daemon;
 use crate::report;
 use crate::socket::Call;
@@ -29,6 +30,10 @@ impl Finding {
     }
     fn bad(what: impl Into<String>, cure: impl Into<String>) -> Self {
         Self { ok: false, what: what.into(), cure: Some(cure.into()) }
+    }
+    /// No fault, and yet it could be better.
+    fn improvable((what, cure): (String, String)) -> Self {
+        Self { ok: true, what, cure: Some(cure) }
     }
 }
 
@@ -108,6 +113,11 @@ pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
         if let Some(candidacy) = status.candidacy {
             findings.push(Finding::good(format!("{name}: role of this node: {candidacy}")));
         }
+        if let Some(nat) = why::own_nat(status.nat.as_ref()) {
+            findings.push(Finding::good(format!("{name}: this machine {nat}")));
+        }
+        let ways = status.peers.iter().filter_map(|peer| why::not_direct(status.nat.as_ref(), peer, data));
+        findings.extend(ways.map(|(what, cure)| Finding::improvable((format!("{name}: {what}"), cure))));
         for peer in status.peers.iter().filter(|peer| peer.path == "none") {
             let why = peer.why.as_deref().unwrap_or("no address of it answered");
             findings.push(Finding::bad(

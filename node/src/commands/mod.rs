@@ -4,6 +4,7 @@ pub(crate) mod doctor;
 mod foreground;
 mod recover;
 mod show;
+mod why;
 
 use std::path::Path;
 

@@ -74,6 +74,12 @@ fn a_relay_that_is_killed_is_replaced_by_another_one() -> anyhow::Result<()> {
     })?;
     pair.first_packet(LIMIT)?;
     pair.wait_path("relay", LIMIT)?;
+    wait::until_ok("the doctor to know why that is so", LIMIT, || {
+        let said = pair.a.overlay_ok(&["doctor"])?;
+        ensure!(said.contains("this machine is behind a router that gives each destination another port"), "{said}");
+        ensure!(said.contains("b is reached over") && said.contains("have the router before one of the two"), "{said}");
+        Ok(())
+    })?;
     let carrier = pair.way()?["endpoint"].clone();
     let id = |node: &Node| Ok::<_, anyhow::Error>(node.whole_status()?["peer_id"] == carrier);
     let ids = pair.open.iter().map(id).collect::<anyhow::Result<Vec<_>>>()?;

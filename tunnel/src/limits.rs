@@ -145,7 +145,7 @@ pub(crate) const ECHO_RETRY_MIN: Duration = Duration::from_millis(300);
 pub(crate) const BETTER_BY: Duration = Duration::from_millis(2);
 /// Sent and heard nothing for this long: the ways are asked.
 pub(crate) const SUSPECT_AFTER: Duration = Duration::from_secs(2);
-/// A circuit behind a way in use gets an echo this often: NATs forget after 30 s, the relay after [`CIRCUIT_IDLE`].
+/// A circuit to a peer in use, taken or not, gets an echo this often: NATs forget after 30 s, the relay after [`CIRCUIT_IDLE`].
 pub(crate) const SPARE_EVERY: Duration = Duration::from_secs(20);
 /// Pauses between two attempts to get away from a relay, while the peer is in use: the first, doubled up to the last.
 pub(crate) const DIRECT_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(80));

@@ -196,8 +196,8 @@ impl Peer {
         let due = self.spare_asked.is_none_or(|at| now.saturating_duration_since(at) >= SPARE_EVERY);
         if due && in_use {
             self.spare_asked = Some(now);
-            let spare = self.paths.relays().filter(|relay| Some(*relay) != self.paths.active());
-            for way in spare.collect::<Vec<_>>() {
+            // Also the one that is taken: one that delays is told by nothing else.
+            for way in self.paths.relays().collect::<Vec<_>>() {
                 self.paths.begin_echo(way, now);
             }
         }

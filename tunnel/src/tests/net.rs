@@ -108,6 +108,8 @@ pub(crate) struct Net {
     /// Nodes that have a connection in the overlay, and with whom; and what goes in its streams.
     streams: BTreeSet<(usize, PeerId)>,
     pipe: BTreeMap<(Instant, u64), Streamed>,
+    /// What comes from these addresses, or goes there, takes so much longer.
+    pub(crate) slow: BTreeMap<SocketAddr, Duration>,
     serial: u64,
 }
 
@@ -149,6 +151,7 @@ impl Net {
             streams: BTreeSet::new(),
             pipe: BTreeMap::new(),
             serial: 0,
+            slow: BTreeMap::new(),
         };
         for node in 0..n {
             net.add(node, |_| {});
@@ -286,7 +289,9 @@ impl Net {
         self.seen.push(flight.clone());
         if (self.filter)(&flight) {
             self.serial += 1;
-            self.wire.insert((self.now + self.latency, self.serial), flight);
+            let slow = |addr: &SocketAddr| self.slow.get(addr).copied().unwrap_or_default();
+            let latency = self.latency + slow(&flight.from) + slow(&flight.to);
+            self.wire.insert((self.now + latency, self.serial), flight);
         }
     }
 

@@ -245,6 +245,19 @@ fn a_relay_that_drops_what_it_should_carry_is_left() {
     assert!(is_relayed_by(&net, 0, 1, 3) && is_relayed_by(&net, 1, 0, 3));
 }
 
+#[test]
+fn a_relay_that_begins_to_delay_is_left_within_half_a_minute() {
+    let (mut net, _) = over_a_relay(4);
+    net.open(0, 3, 1);
+    net.open(1, 3, 0);
+    stream(&mut net, 0, secs(30), ms(100));
+    assert!(is_relayed_by(&net, 0, 1, 2) && is_relayed_by(&net, 1, 0, 2));
+    let relay = net.nodes[2].addr;
+    net.slow.insert(relay, ms(250));
+    stream(&mut net, 300, secs(30), ms(100));
+    assert!(is_relayed_by(&net, 0, 1, 3) && is_relayed_by(&net, 1, 0, 3));
+}
+
 /// As if it had dropped it, which the test before is about.
 #[test]
 fn what_a_relay_alters_is_dropped_as_forged() {

@@ -190,7 +190,8 @@ impl Peer {
             self.used_at = Some(now);
         }
         let direct = self.paths.active().is_none_or(Endpoint::is_direct);
-        if self.unanswered_since.is_none() {
+        // Where packets go both ways all the time, some are always unanswered.
+        if self.unanswered_since.is_none() || delta.received_data > 0 {
             self.suspected = false;
         }
         let due = self.spare_asked.is_none_or(|at| now.saturating_duration_since(at) >= SPARE_EVERY);

@@ -245,6 +245,26 @@ fn a_relay_that_drops_what_it_should_carry_is_left() {
     assert!(is_relayed_by(&net, 0, 1, 3) && is_relayed_by(&net, 1, 0, 3));
 }
 
+/// Packets go both ways all the time, so that never all of them are answered.
+#[test]
+fn a_way_that_dies_a_second_time_is_missed_as_soon_as_the_first_time() {
+    let (mut net, direct) = over_a_relay(3);
+    // Silent addresses are not tried again at once.
+    let mut count = stream(&mut net, 0, secs(6), ms(50));
+    for time in 1..4 {
+        direct.set(true);
+        net.introduce(0, 1);
+        net.introduce(1, 0);
+        count += stream(&mut net, count, ms(7300), ms(50));
+        assert!(is_direct(&net, 0, 1) && is_direct(&net, 1, 0));
+        direct.set(false);
+        let before = missing(&net, 1, count).len();
+        count += stream(&mut net, count, secs(20), ms(50));
+        let lost = missing(&net, 1, count).len() - before;
+        assert!(lost * 50 < 5000, "{lost} packets, time {time}");
+    }
+}
+
 #[test]
 fn a_relay_that_begins_to_delay_is_left_within_half_a_minute() {
     let (mut net, _) = over_a_relay(4);

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 
 use crate::inbound::{self, Lane, Lanes, SLOTS};
+use crate::io::changes;
 use crate::io::clock::SystemClock;
 use crate::io::link::Links;
 use crate::io::power::{self, Power};
@@ -46,6 +47,8 @@ pub(crate) struct Daemon {
     pub(crate) links: Links,
     /// What this machine runs on.
     pub(crate) power: watch::Receiver<Power>,
+    /// News of the kernel's addresses and routes.
+    pub(crate) changes: watch::Receiver<u64>,
     pub(crate) stop: Arc<AtomicBool>,
     /// What routers send on to this machine.
     pub(crate) mappings: Arc<Mappings>,
@@ -66,14 +69,16 @@ impl Daemon {
         state.identity()?;
         let socket = Arc::new(DataSocket::bind(state.port(port)?)?);
         let (port, links, clock) = (socket.port()?, Links::open()?, Arc::new(SystemClock::start()));
+        let changes = changes::watch();
         let daemon = Arc::new(Self {
             proxy,
-            mappings: Mappings::start(state.path(), port, links.clone(), Arc::clone(&clock))?,
+            mappings: Mappings::start(state.path(), port, links.clone(), changes.clone(), Arc::clone(&clock))?,
             port,
             socket,
             clock,
             links,
             power: power::watch(),
+            changes,
             stop: Arc::new(AtomicBool::new(false)),
             lanes: Arc::new(ArcSwap::from_pointee(std::array::from_fn(|_| None))),
             namespaces: Mutex::new(BTreeMap::new()),

@@ -35,6 +35,7 @@ impl Mappings {
         state: &Path,
         data_port: u16,
         links: Links,
+        mut changes: watch::Receiver<u64>,
         clock: Arc<SystemClock>,
     ) -> anyhow::Result<Arc<Self>> {
         let seed = random()?;
@@ -46,7 +47,10 @@ impl Mappings {
             let mut look = tokio::time::interval(LOOK_EVERY);
             let mut jumps = clock.now().jumps;
             loop {
-                look.tick().await;
+                tokio::select! {
+                    _ = look.tick() => {}
+                    Ok(()) = changes.changed() => {}
+                }
                 let Some(mappings) = watched.upgrade() else { return };
                 match links.gateway().await {
                     Ok(found) => {

@@ -31,7 +31,7 @@ use crate::underlay::{Underlay, advertised};
 
 /// Commands and events that may wait on the way to and from libp2p.
 pub(crate) const DRIVER_QUEUE: usize = 1024;
-/// Interfaces come and go; this often we look.
+/// Interfaces come and go; this often we look, should the kernel not have told.
 const ENDPOINTS_EVERY: Duration = Duration::from_secs(15);
 
 /// How far a namespace has come.
@@ -463,6 +463,7 @@ impl Running {
         let mut mappings = daemon.mappings.watch();
         mappings.mark_changed();
         let mut look = tokio::time::interval(ENDPOINTS_EVERY);
+        let mut changes = daemon.changes.clone();
         let serve = lock(&self.settings).options.serve.unwrap_or_default();
         let mut offer = Offer::new(serve, daemon.power.clone());
         loop {
@@ -504,6 +505,7 @@ impl Running {
                         shell.tell(Input::Mapped(daemon.mappings.data(&now))).await;
                     }
                 }
+                Ok(()) = changes.changed() => look.reset_immediately(),
                 _ = look.tick() => {
                     if let Some(shell) = shell.as_mut() {
                         shell.look_for_endpoints(daemon).await;

@@ -113,6 +113,15 @@ impl Peer {
         }
     }
 
+    /// This machine is elsewhere in the network. Whoever was in use is asked by all ways at once, which tells it, too.
+    pub(crate) fn handle_moved(&mut self, core: &mut Core, now: Instant) {
+        let in_use = self.used_at.is_some_and(|at| now.saturating_duration_since(at) < MISSED);
+        if in_use && self.sealing().is_some() {
+            self.wake(core, now);
+            self.send_echoes(core, now);
+        }
+    }
+
     /// Nothing was done here for a while: the program was stopped, or the machine. Translators may have forgotten us, and waiting
     /// for answers would take as long again.
     fn wake(&mut self, core: &mut Core, now: Instant) {

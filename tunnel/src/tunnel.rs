@@ -229,6 +229,15 @@ impl Tunnel {
         self.settle(now);
     }
 
+    /// The addresses of this machine have changed: what it sends comes from elsewhere now, and what is sent to it may arrive nowhere.
+    pub fn handle_moved(&mut self, now: Instant) {
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.with_peer(peer, |peer, core| peer.handle_moved(core, now));
+        }
+        self.settle(now);
+    }
+
     /// The caller's queue of handshakes is filling: ask for cookies during the next second.
     pub fn handle_pressure(&mut self, now: Instant) {
         self.core.load.press(now);

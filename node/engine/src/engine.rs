@@ -292,7 +292,9 @@ impl Engine {
     /// The addresses under which this machine's data socket can be tried: its interfaces', and configured ones.
     pub fn handle_endpoints(&mut self, lan: Vec<SocketAddr>, configured: Vec<SocketAddr>, now: Now) {
         self.look(now);
-        self.peers.set_endpoints(lan, configured);
+        if self.peers.set_endpoints(lan, configured) {
+            self.tunnel.handle_moved(now.mono);
+        }
         self.drain(now);
     }
 

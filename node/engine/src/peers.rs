@@ -67,10 +67,13 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn set_endpoints(&mut self, lan: Vec<SocketAddr>, configured: Vec<SocketAddr>) {
-        self.version += u64::from(self.lan != lan || self.configured != configured);
+    /// Whether that is news.
+    pub(crate) fn set_endpoints(&mut self, lan: Vec<SocketAddr>, configured: Vec<SocketAddr>) -> bool {
+        let news = self.lan != lan || self.configured != configured;
+        self.version += u64::from(news);
         self.lan = lan;
         self.configured = configured;
+        news
     }
 
     /// Whether that is news.

@@ -235,6 +235,13 @@ impl Net {
         self.transmit(a, transmit);
     }
 
+    /// Node `n` hears that its addresses are others.
+    pub(crate) fn moved(&mut self, n: usize) {
+        let now = self.now;
+        self.nodes[n].tunnel.handle_moved(now);
+        self.drain(n);
+    }
+
     /// Node `a` asks `relay` to carry to and from `b`.
     pub(crate) fn open(&mut self, a: usize, relay: usize, b: usize) {
         let (relay, target, now) = (self.nodes[relay].id, self.nodes[b].id, self.now);

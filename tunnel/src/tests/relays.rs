@@ -266,6 +266,23 @@ fn a_way_that_dies_a_second_time_is_missed_as_soon_as_the_first_time() {
 }
 
 #[test]
+fn who_knows_that_it_has_moved_takes_the_relay_at_once() {
+    let (mut net, direct) = over_a_relay(3);
+    let mut count = stream(&mut net, 0, secs(6), ms(50));
+    direct.set(true);
+    net.introduce(0, 1);
+    net.introduce(1, 0);
+    count += stream(&mut net, count, secs(8), ms(50));
+    assert!(is_direct(&net, 0, 1) && is_direct(&net, 1, 0));
+    // The router before the other one lets the new address in no more than any other stranger's.
+    direct.set(false);
+    net.moved(0);
+    count += stream(&mut net, count, secs(6), ms(50));
+    let lost = [missing(&net, 1, count).len() * 50, missing(&net, 0, count).len() * 50];
+    assert!(lost[0] < 1000 && lost[1] < 2000, "there and back: {lost:?} ms");
+}
+
+#[test]
 fn a_relay_that_begins_to_delay_is_left_within_half_a_minute() {
     let (mut net, _) = over_a_relay(4);
     net.open(0, 3, 1);

@@ -12,12 +12,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// What goes on changing is told of all the same.
 const LONGEST: Duration = Duration::from_secs(1);
 
-const GROUPS: &[MulticastGroup] = &[
-    MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv6Ifaddr,
-    MulticastGroup::Ipv4Route,
-    MulticastGroup::Ipv6Route,
-];
+const GROUPS: &[MulticastGroup] =
+    &[MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
 
 /// Changes whenever they do; its task runs on the current tokio runtime. Where the kernel tells nothing it never does, and whoever looks
 /// every now and then will see.

@@ -83,6 +83,7 @@ fn behind_a_router_that_remembers_what_came_unasked_and_one_that_counts() -> any
 }
 
 #[test]
+#[ignore = "succeeds only where few other flows come between the last observation and the first trial"]
 fn behind_two_routers_that_count() -> anyhow::Result<()> {
     reach_each_other_foretold([Edge::SymmetricSequential, Edge::SymmetricSequential])
 }

@@ -52,9 +52,9 @@ pub(crate) fn run(extent: Extent) -> anyhow::Result<ExitCode> {
     Ok(if all.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Two at a time: they wait more than they compute, but a busy machine makes clients give up.
+/// Three at a time: they wait more than they compute, but a busy machine makes clients give up.
 fn kernel() -> anyhow::Result<Outcome> {
-    let args = ["test", "--locked", "--package", "e2e", "--no-fail-fast", "--", "--test-threads=2"];
+    let args = ["test", "--locked", "--package", "e2e", "--no-fail-fast", "--", "--test-threads=3"];
     let program = cargo::target_dir().join("release/overlay");
     let program = program.to_str().context("the target directory's path is text")?;
     cargo::run("kernel tests", &args, &[("RUST_BACKTRACE", "0"), ("OVERLAY_BIN", program)])

@@ -1,6 +1,6 @@
 //! All pairs of edges on the kernel, without any of our protocol: what is predicted must be what happens.
 //!
-//! `cargo test -p e2e --test nat_edges -- --nocapture` prints the table.
+//! `cargo test -p e2e nat_edges -- --nocapture` prints the table.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};

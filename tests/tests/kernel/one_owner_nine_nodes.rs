@@ -5,7 +5,7 @@
 //! an hour of it:
 //!
 //! ```text
-//! OVERLAY_NEMESIS_S=3600 cargo test --release -p e2e --test one_owner_nine_nodes -- --nocapture
+//! OVERLAY_NEMESIS_S=3600 cargo test --release -p e2e one_owner_nine_nodes -- --nocapture
 //! ```
 
 use std::collections::BTreeSet;

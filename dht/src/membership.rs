@@ -500,7 +500,14 @@ impl Membership {
         Start {
             genesis: self.stored.genesis.clone(),
             pinned: self.stored.chain.list_with_hash(pin).unwrap_or_default(),
-            replicas: self.replicas.values().take(16).cloned().collect(),
+            // Who was one when it was named may be none any more.
+            replicas: self
+                .replicas
+                .values()
+                .filter(|known| self.is_replica(&known.identity))
+                .take(16)
+                .cloned()
+                .collect(),
         }
     }
 

@@ -238,6 +238,7 @@ impl<C: Clocks> Driver<C> {
             self.next_care = self.next_care.min(now + CONTACT_PAUSE);
         }
         self.choose_standing();
+        self.name_replicas();
     }
 
     fn is_lonely(&self) -> bool {

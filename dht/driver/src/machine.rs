@@ -172,7 +172,7 @@ impl Machine {
             Self::Member(namespace) => namespace.set_replica_contact(contact),
             Self::Joiner(_) => {}
             #[cfg(test)]
-            Self::Fake(_) => {}
+            Self::Fake(fake) => fake.set_replica_contact(&contact),
         }
     }
 

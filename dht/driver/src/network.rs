@@ -207,15 +207,30 @@ impl<C: Clocks> Driver<C> {
         }
     }
 
-    /// Joiners that ask this node are sent on to a replica, so the state machine is told where one was reached.
+    /// Joiners that ask this node are sent on to a replica, so the state machine is told where one was reached, or says that it is:
+    /// whoever of two has dialled the other, and whether it was a replica then or became one later.
     fn name_replica(&mut self, peer: PeerId) {
-        let voters = self.machine.voters();
-        let Some(identity) = PublicKey::from_peer_id(&peer).filter(|_| voters.contains(&peer)) else { return };
+        if self.machine.voters().contains(&peer) {
+            self.tell_where(peer);
+        }
+    }
+
+    /// Says where all replicas are, as far as that is known.
+    pub(crate) fn name_replicas(&mut self) {
+        for voter in self.machine.voters() {
+            self.tell_where(voter);
+        }
+    }
+
+    fn tell_where(&mut self, peer: PeerId) {
+        let Some(identity) = PublicKey::from_peer_id(&peer) else { return };
         let mut addrs: Vec<_> = self.book.addresses(&peer).iter().filter_map(socket_addr_of).collect();
         addrs.dedup();
         addrs.truncate(MAX_ADDRESSES);
-        let addresses = addrs.into_iter().map(ContactAddress::Socket).collect();
-        self.machine.set_replica_contact(Contact { identity, addresses });
+        if !addrs.is_empty() {
+            let addresses = addrs.into_iter().map(ContactAddress::Socket).collect();
+            self.machine.set_replica_contact(Contact { identity, addresses });
+        }
     }
 
     pub(crate) fn set_doors_of(&mut self, peer: PeerId) {
@@ -298,6 +313,7 @@ impl<C: Clocks> Driver<C> {
         let reached = self.links.get(connection).filter(|link| link.made_by == MadeBy::Us);
         let reached = reached.map(|link| link.address.clone());
         self.book.note(peer, reached.into_iter().chain(told), self.clocks.now().mono);
+        self.name_replica(peer);
         self.go_on_dialling_back();
     }
 

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use dht::identity::SecretKey;
+use dht::token::Contact;
 use dht::{BootId, Command, Event, Level, NamespaceId, Now, Output, OwnerTime, Refusal, ReplicaTime, Write};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
@@ -21,12 +22,16 @@ use crate::store::Store;
 pub(crate) const DIAL_BACK: &[u8] = b"dial back";
 pub(crate) const PUBLISH: &[u8] = b"publish ";
 pub(crate) const SEEK: &[u8] = b"seek ";
+/// What the fake says when it hears where a replica is.
+pub(crate) const LOCATED: &[u8] = b"located";
 
 #[derive(Debug, Default)]
 pub(crate) struct Fake {
     pub(crate) secret: Vec<u8>,
     pub(crate) level: Option<Level>,
     pub(crate) voters: Vec<PeerId>,
+    /// Whether it tells that it hears where they are.
+    pub(crate) tells_where: bool,
     /// Its own name, for what it tells of hints.
     pub(crate) me: Vec<u8>,
     output: VecDeque<Output>,
@@ -62,6 +67,15 @@ impl Fake {
             Command::Connect { peer } => self.output.push_back(Output::Dial { peer, addrs: Vec::new() }),
             other => panic!("the fake does not know {other:?}"),
         }
+    }
+
+    /// Told like a message of that peer's.
+    pub(crate) fn set_replica_contact(&mut self, contact: &Contact) {
+        if !self.tells_where {
+            return;
+        }
+        let from = contact.identity.peer_id().expect("it was made of one");
+        self.output.push_back(Output::Event(Event::Signal { from, message: LOCATED.to_vec() }));
     }
 
     pub(crate) fn hello(&mut self) -> Vec<u8> {

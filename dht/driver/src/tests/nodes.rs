@@ -8,7 +8,7 @@ use dht::{Command, Event};
 use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
-use super::fake::{Fake, Node, config, free_port, identity};
+use super::fake::{Fake, LOCATED, Node, config, free_port, identity};
 use super::scratch;
 use crate::config::DriverEvent;
 use crate::machine::Machine;
@@ -82,6 +82,18 @@ async fn a_peer_whose_address_nobody_named_is_found_by_asking_others() {
     hub.wait("identify", is_candidate).await;
     a.signal(b.peer, b"found you").await;
     assert_eq!(b.signalled().await, (a.peer, b"found you".to_vec()));
+}
+
+/// Joiners that ask it are sent on there.
+#[tokio::test]
+async fn where_a_replica_is_is_known_also_if_it_has_dialled() {
+    let mut fake = Fake::new(b"same");
+    (fake.voters, fake.tells_where) = (vec![identity(2).peer_id()], true);
+    let mut a = Node::fake(config(1, free_port()), fake, "where-a");
+    a.listening().await;
+    let b = caller(2, b"same", &a, "where-b").await;
+    assert_eq!(b.peer, identity(2).peer_id());
+    assert_eq!(a.signalled().await, (b.peer, LOCATED.to_vec()));
 }
 
 #[tokio::test]

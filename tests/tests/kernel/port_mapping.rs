@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use e2e::{Edge, Node, Router, say, wait};
+use e2e::{Edge, Node, Router, peer, say, wait};
 
 /// A last resort, not a promise: the machine may be busy with other tests.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -28,13 +28,6 @@ fn wait_status(node: &Node, protocol: &str) -> anyhow::Result<()> {
     })
 }
 
-fn path_to(node: &Node, name: &str) -> anyhow::Result<String> {
-    let status = node.status()?;
-    let peers = status["peers"].as_array().cloned().unwrap_or_default();
-    let found = peers.iter().find(|peer| peer["hostname"] == name).context("no such peer")?;
-    Ok(found["path"].as_str().unwrap_or_default().to_owned())
-}
-
 fn maps(name: &str, protocols: &str, protocol: &str) -> anyhow::Result<()> {
     let Some(mut lab) = e2e::lab(name)? else { return Ok(()) };
     let mut open = lab.public("o")?;
@@ -48,7 +41,7 @@ fn maps(name: &str, protocols: &str, protocol: &str) -> anyhow::Result<()> {
     wait::until_ok("a to reach b", LIMIT, || a.ping_once(&b_ip))?;
     wait::pause(Duration::from_secs(3));
     a.run(&["ping", "-c", "1", "-W", "5", &b_ip])?;
-    ensure!(path_to(&a, "b")? == "relay", "direct without a mapping");
+    ensure!(peer(&a, "b")?["path"] == "relay", "direct without a mapping");
     ensure!(home.mapped_ports()?.is_empty(), "{:?}", home.mapped_ports()?);
     a.interrupt()?.ok()?;
 
@@ -58,7 +51,8 @@ fn maps(name: &str, protocols: &str, protocol: &str) -> anyhow::Result<()> {
     let began = wait::now();
     wait::until_ok("a direct way", LIMIT, || {
         a.run(&["ping", "-c", "1", "-W", "1", &b_ip])?;
-        ensure!(path_to(&a, "b")? == "direct", "{:?}", path_to(&a, "b"));
+        let to_b = peer(&a, "b")?;
+        ensure!(to_b["path"] == "direct", "{to_b}");
         Ok(())
     })?;
     say(&format!("{name}: direct after {:.1} s", began.elapsed().as_secs_f64()));

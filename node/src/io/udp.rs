@@ -130,14 +130,12 @@ impl ReceiveBatch {
         Self { buffers: vec![vec![0; RECEIVE_BUFFER]; count], meta: vec![RecvMeta::default(); count] }
     }
 
-    /// Calls `each` with the sender and bytes of every datagram among the first `count` buffers.
-    pub(crate) fn for_each(&mut self, count: usize, mut each: impl FnMut(SocketAddr, &mut [u8])) {
-        for (buffer, meta) in self.buffers.iter_mut().zip(&self.meta).take(count) {
+    /// The sender and bytes of every datagram among the first `count` buffers.
+    pub(crate) fn datagrams(&mut self, count: usize) -> impl Iterator<Item = (SocketAddr, &mut [u8])> {
+        self.buffers.iter_mut().zip(&self.meta).take(count).flat_map(|(buffer, meta)| {
             let from = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
-            for datagram in buffer[..meta.len].chunks_mut(meta.stride.max(1)) {
-                each(from, datagram);
-            }
-        }
+            buffer[..meta.len].chunks_mut(meta.stride.max(1)).map(move |datagram| (from, datagram))
+        })
     }
 }
 

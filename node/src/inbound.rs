@@ -20,6 +20,7 @@ use tunnel::Endpoint;
 
 use crate::control::Input;
 use crate::io::clock::SystemClock;
+use crate::io::priority::Priority;
 use crate::io::tap::Tap;
 use crate::io::udp::{DataSocket, ReceiveBatch};
 use crate::io::uplink::Uplink;
@@ -113,21 +114,28 @@ impl Drop for Place {
 pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClock, stop: &AtomicBool) {
     let mut batch = ReceiveBatch::new();
     let mut memory: [Gathered<'_>; SLOTS] = Default::default();
+    let mut priority = Priority::of_this_thread();
     while !stop.load(Ordering::Relaxed) {
-        let count = match socket.receive(&mut batch, 500) {
-            Ok(0) => continue,
+        let count = match socket.receive(&mut batch) {
+            Ok(0) => {
+                priority.rested();
+                socket.wait_readable(500);
+                continue;
+            }
             Ok(count) => count,
             Err(error) => {
                 tracing::warn!(%error, "receiving datagrams");
                 continue;
             }
         };
+        let now = clock.now();
+        priority.goes_on(now.mono);
         let lanes = lanes.load();
-        let mut now = Batch::new(&lanes, clock.now(), memory.map(Gathered::recycle));
+        let mut taken = Batch::new(&lanes, now, memory.map(Gathered::recycle));
         for (from, datagram) in batch.datagrams(count) {
-            now.take(from, datagram);
+            taken.take(from, datagram);
         }
-        memory = now.finish().map(Gathered::recycle);
+        memory = taken.finish().map(Gathered::recycle);
     }
 }
 

@@ -84,11 +84,14 @@ impl DataSocket {
         Ok(())
     }
 
-    /// Waits up to `timeout_ms` for datagrams and fills the batch with what is there.
-    pub(crate) fn receive(&self, batch: &mut ReceiveBatch, timeout_ms: i64) -> io::Result<usize> {
-        if !self.wait(PollFlags::IN, timeout_ms)? {
-            return Ok(0);
-        }
+    /// Waits up to `timeout_ms` for datagrams.
+    pub(crate) fn wait_readable(&self, timeout_ms: i64) {
+        // A socket that cannot be waited for cannot be read either, and that is reported.
+        let _ = self.wait(PollFlags::IN, timeout_ms);
+    }
+
+    /// Fills the batch with what is there, without waiting.
+    pub(crate) fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<usize> {
         let mut slices: Vec<IoSliceMut<'_>> = batch.buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
         match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut batch.meta) {
             Ok(count) => Ok(count),

@@ -14,6 +14,7 @@ use engine::fast::{self, Datagrams, Verdict};
 use crate::control::Input;
 use crate::inbound::Drops;
 use crate::io::clock::SystemClock;
+use crate::io::pace::Pace;
 use crate::io::priority::Priority;
 use crate::io::tap::{MAX_FRAME, Tap};
 use crate::io::uplink::Uplink;
@@ -44,12 +45,16 @@ impl Outbound {
         let mut frame = vec![0; MAX_FRAME];
         let mut datagrams = Datagrams::default();
         let mut priority = Priority::of_this_thread();
+        let mut pace = Pace::default();
         while !self.stop.load(Ordering::Relaxed) {
             let now = self.clock.now();
             match self.batch(&mut frame, &mut datagrams, &now) {
                 Ok(Left::More) => priority.goes_on(now.mono),
                 Ok(Left::Nothing) => {
                     priority.rested();
+                    if let Some(moment) = pace.rested(now.mono) {
+                        std::thread::sleep(moment);
+                    }
                     if let Err(error) = self.tap.wait_readable(500) {
                         return self.gone(&error);
                     }

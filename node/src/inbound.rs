@@ -11,7 +11,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
-use bridge::{Coalescer, Frame};
+use bridge::{Coalescer, Ecn, Frame};
 use dht::clock::Now;
 use engine::Snapshot;
 use engine::fast::{self, Arrival, Datagrams};
@@ -132,8 +132,8 @@ pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClo
         priority.goes_on(now.mono);
         let lanes = lanes.load();
         let mut taken = Batch::new(&lanes, now, memory.map(Gathered::recycle));
-        for (from, datagram) in batch.datagrams(count) {
-            taken.take(from, datagram);
+        for (from, ecn, datagram) in batch.datagrams(count) {
+            taken.take(from, ecn, datagram);
         }
         memory = taken.finish().map(Gathered::recycle);
     }
@@ -152,6 +152,13 @@ impl Gathered<'_> {
     }
 }
 
+/// A datagram, and what is known of it from outside.
+struct Arrived<'b> {
+    from: Endpoint,
+    ecn: Ecn,
+    datagram: &'b mut [u8],
+}
+
 /// One batch of datagrams: one look at the clock, and one at each snapshot.
 struct Batch<'l, 'b> {
     lanes: &'l Lanes,
@@ -166,13 +173,14 @@ impl<'l, 'b> Batch<'l, 'b> {
         Self { lanes, now, snapshots, gathered }
     }
 
-    fn take(&mut self, from: SocketAddr, datagram: &'b mut [u8]) {
+    fn take(&mut self, from: SocketAddr, ecn: Ecn, datagram: &'b mut [u8]) {
         if let Some(index) = tunnel::receiver_index(datagram) {
             let slot = (index >> SLOT_SHIFT) as usize;
             match (&self.lanes[slot], &self.snapshots[slot]) {
                 (Some(lane), Some(snapshot)) => {
                     let gathered = &mut self.gathered[slot];
-                    lane.receive(snapshot, index, Endpoint::Direct(from), datagram, self.now, gathered);
+                    let arrived = Arrived { from: Endpoint::Direct(from), ecn, datagram };
+                    lane.receive(snapshot, index, arrived, self.now, gathered);
                 }
                 _ => count(self.lanes, "no-such-slot"),
             }
@@ -205,7 +213,9 @@ pub(crate) fn from_stream(lanes: &Lanes, slot: usize, peer: PeerId, datagram: &m
     match tunnel::receiver_index(datagram) {
         Some(index) if (index >> SLOT_SHIFT) as usize == slot => {
             let mut gathered = Gathered::default();
-            lane.receive(&lane.snapshot.load(), index, from, datagram, now, &mut gathered);
+            // Over TCP a router's sign of congestion is TCP's own affair.
+            let arrived = Arrived { from, ecn: Ecn::NotCapable, datagram };
+            lane.receive(&lane.snapshot.load(), index, arrived, now, &mut gathered);
             lane.finish(&mut gathered);
         }
         Some(_) => lane.drops.count("no-such-slot"),
@@ -226,11 +236,11 @@ impl Lane {
         &self,
         snapshot: &Snapshot,
         index: u32,
-        from: Endpoint,
-        datagram: &'b mut [u8],
+        arrived: Arrived<'b>,
         now: Now,
         gathered: &mut Gathered<'b>,
     ) {
+        let Arrived { from, ecn, datagram } = arrived;
         let share = if snapshot.receiving.contains_key(&index) { Share::Members } else { Share::Strangers };
         let sealed = |from: Endpoint, datagram: &[u8]| {
             self.hand_over(share, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
@@ -238,7 +248,7 @@ impl Lane {
         if !snapshot.is_usable(&now) {
             return sealed(from, datagram);
         }
-        let received = fast::inbound(snapshot, from, datagram, now.mono, &mut gathered.carried);
+        let received = fast::inbound(snapshot, from, ecn, datagram, now.mono, &mut gathered.carried);
         match received.arrival {
             Arrival::Frame { offload, header, packet } => {
                 gathered.frames.push(header, offload, packet, &mut |frame| self.write(&frame));
@@ -259,8 +269,8 @@ impl Lane {
     /// Writes the frames that are left, and sends on what one member has sent to another one through us.
     fn finish(&self, gathered: &mut Gathered<'_>) {
         gathered.frames.flush(&mut |frame| self.write(&frame));
-        gathered.carried.drain(|to, bytes, segment| {
-            if let Err(unsent) = self.uplink.send(to, bytes, segment) {
+        gathered.carried.drain(|run| {
+            if let Err(unsent) = self.uplink.send(run) {
                 unsent.report(&self.control, &self.drops);
             }
         });
@@ -361,7 +371,7 @@ mod tests {
 
     fn arrive(lanes: &Lanes, mut datagram: Vec<u8>) {
         let mut batch = Batch::new(lanes, now(), Default::default());
-        batch.take(SocketAddr::from(([192, 0, 2, 1], 4000)), &mut datagram);
+        batch.take(SocketAddr::from(([192, 0, 2, 1], 4000)), Ecn::NotCapable, &mut datagram);
         batch.finish();
     }
 

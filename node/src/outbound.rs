@@ -87,8 +87,8 @@ impl Outbound {
     }
 
     fn flush(&self, datagrams: &mut Datagrams) {
-        datagrams.drain(|to, bytes, segment| {
-            if let Err(unsent) = self.uplink.send(to, bytes, segment) {
+        datagrams.drain(|run| {
+            if let Err(unsent) = self.uplink.send(run) {
                 unsent.report(&self.control, &self.drops);
             }
         });

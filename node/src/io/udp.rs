@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use anyhow::Context;
+use bridge::Ecn;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -52,10 +53,10 @@ impl DataSocket {
 
     /// Sends `bytes` to one address as datagrams of `segment` bytes, the last of which may be shorter. Waits for
     /// room in the kernel's buffer instead of losing what it was given.
-    pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> io::Result<()> {
+    pub(crate) fn send(&self, to: SocketAddr, ecn: Ecn, bytes: &[u8], segment: usize) -> io::Result<()> {
         let transmit = Transmit {
             destination: self.mapped(to),
-            ecn: None,
+            ecn: EcnCodepoint::from_bits(ecn as u8),
             contents: bytes,
             segment_size: (bytes.len() > segment).then_some(segment),
             src_ip: None,
@@ -134,11 +135,12 @@ impl ReceiveBatch {
         Self { buffers: vec![vec![0; RECEIVE_BUFFER]; count], meta: vec![RecvMeta::default(); count] }
     }
 
-    /// The sender and bytes of every datagram among the first `count` buffers.
-    pub(crate) fn datagrams(&mut self, count: usize) -> impl Iterator<Item = (SocketAddr, &mut [u8])> {
+    /// The sender, the sign of congestion and the bytes of every datagram among the first `count` buffers.
+    pub(crate) fn datagrams(&mut self, count: usize) -> impl Iterator<Item = (SocketAddr, Ecn, &mut [u8])> {
         self.buffers.iter_mut().zip(&self.meta).take(count).flat_map(|(buffer, meta)| {
             let from = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
-            buffer[..meta.len].chunks_mut(meta.stride.max(1)).map(move |datagram| (from, datagram))
+            let ecn = meta.ecn.map_or(Ecn::NotCapable, |ecn| Ecn::from_tos(ecn as u8));
+            buffer[..meta.len].chunks_mut(meta.stride.max(1)).map(move |datagram| (from, ecn, datagram))
         })
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use dht_driver::{NotSent, Streams};
+use engine::fast::Run;
 use tunnel::NextHop;
 
 use crate::control::Input;
@@ -46,14 +47,15 @@ impl Uplink {
         Self { socket, streams }
     }
 
-    /// Sends `bytes` as datagrams of `segment` bytes, the last of which may be shorter.
-    pub(crate) fn send(&self, to: NextHop, bytes: &[u8], segment: usize) -> Result<(), Unsent> {
+    /// Sends a run of datagrams.
+    pub(crate) fn send(&self, run: Run<'_>) -> Result<(), Unsent> {
+        let Run { to, ecn, bytes, segment } = run;
         let mut result = Ok(());
         match to {
             NextHop::Udp(to) => {
-                for run in bytes.chunks(segment.saturating_mul(self.socket.max_segments()).max(1)) {
-                    result =
-                        result.and(self.socket.send(to, run, segment).map_err(|error| unsent(to, segment, &error)));
+                for part in bytes.chunks(segment.saturating_mul(self.socket.max_segments()).max(1)) {
+                    let sent = self.socket.send(to, ecn, part, segment);
+                    result = result.and(sent.map_err(|error| unsent(to, segment, &error)));
                 }
             }
             NextHop::Stream(peer) => {

@@ -190,7 +190,7 @@ impl<'p> Train<'p> {
 
     fn recycle<'q>(mut self) -> Train<'q> {
         self.parts.clear();
-        Train { parts: self.parts.into_iter().filter_map(|_| None).collect(), ..Train::empty() }
+        Train { parts: self.parts.into_iter().map_while(|_| None).collect(), ..Train::empty() }
     }
 
     fn begin(&mut self, segment: &Segment<'p>, layout: Layout) {

@@ -56,6 +56,18 @@ impl Ecn {
         }
         Ok(())
     }
+
+    /// Has a packet say that there was congestion, if its ends understand that.
+    pub fn mark(packet: &mut [u8]) -> bool {
+        match Self::of(packet) {
+            Self::NotCapable => false,
+            Self::Experienced => true,
+            Self::Capable | Self::CapableOne => {
+                set(packet, Self::Experienced);
+                true
+            }
+        }
+    }
 }
 
 fn set(packet: &mut [u8], ecn: Ecn) {
@@ -98,6 +110,16 @@ mod tests {
                 let seen = expected.unwrap_or(inner);
                 assert_eq!(arriving, packet(dscp | seen as u8), "{inner:?} in {outer:?}");
             }
+        }
+    }
+
+    #[test]
+    fn only_those_that_understand_are_marked() {
+        for inner in ALL {
+            let mut marked = packet(inner as u8);
+            assert_eq!(Ecn::mark(&mut marked), inner != Ecn::NotCapable);
+            let expected = if inner == Ecn::NotCapable { inner } else { Ecn::Experienced };
+            assert_eq!(marked, packet(expected as u8));
         }
     }
 

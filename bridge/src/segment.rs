@@ -13,11 +13,11 @@ use crate::offload::{ETHERNET, GSO_NONE, Kind, Layout, Offload};
 /// As the kernel cuts (`tcp_gso_segment`, `__udp_gso_segment`): the IP identification counts up, FIN and PSH stay
 /// with the last segment, CWR with the first. TCP is a stream and may be cut smaller than `gso_size` says;
 /// datagrams may not, and are refused if they do not fit.
-pub fn segment(
+pub fn segment<E: FnMut(&[u8], &[u8], Offload)>(
     frame: &[u8],
     offload: Offload,
     max_packet: usize,
-    each: &mut dyn FnMut(&[u8], &[u8], Offload),
+    each: &mut E,
 ) -> Result<(), DropReason> {
     if !offload.is_super_frame() {
         each(frame, &[], offload);

@@ -21,7 +21,7 @@ impl Node {
         let Some(snapshot) = self.process_snapshot() else { return };
         let mut datagrams = Datagrams::default();
         let verdict = if snapshot.is_usable(&now) {
-            fast::outbound(&snapshot, frame, Offload::default(), &mut datagrams)
+            fast::outbound(&snapshot, &mut frame.to_vec(), Offload::default(), false, &mut datagrams)
         } else {
             Verdict::Control
         };

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bridge::offload::ETHERNET;
-use bridge::{Ecn, Inbound, MAX_HEADERS, Offload, Outbound, segment};
+use bridge::{DropReason as Refusal, Ecn, Inbound, MAX_HEADERS, Offload, Outbound, segment};
 use libp2p_identity::PeerId;
 use tunnel::{DropReason, Endpoint, Kind, LegView, NextHop, SealError, Way, data_kind, receiver_index};
 
@@ -28,7 +28,7 @@ pub enum Verdict {
     Forwarded,
     /// Not plain: the engine must see it.
     Control,
-    /// Counted under this name.
+    /// It did not, or not all of it; counted under this name.
     Dropped(&'static str),
 }
 
@@ -126,37 +126,53 @@ impl Datagrams {
     }
 }
 
-/// Seals one frame from the TAP into `out`.
-pub fn outbound(snapshot: &Snapshot, frame: &[u8], offload: Offload, out: &mut Datagrams) -> Verdict {
-    let (peer, packet) = match snapshot.local.outbound_sized(frame, offload) {
-        Outbound::Forward { peer, packet } => (peer, packet),
+/// Seals one frame from the TAP into `out`. If it is to `tell` its sender of congestion, it is marked, or loses a segment.
+pub fn outbound(snapshot: &Snapshot, frame: &mut [u8], offload: Offload, tell: bool, out: &mut Datagrams) -> Verdict {
+    let (peer, length) = match snapshot.local.outbound_sized(frame, offload) {
+        Outbound::Forward { peer, packet } => (peer, packet.len()),
         Outbound::Control => return Verdict::Control,
         Outbound::Drop(reason) => return Verdict::Dropped(reason.as_str()),
     };
     let Some(outlet) = snapshot.sending.get(&peer) else { return Verdict::Control };
+    let loses = tell && !Ecn::mark(&mut frame[ETHERNET..]);
+    let packet = &frame[ETHERNET..ETHERNET + length];
     // A partial checksum inside an inner tunnel, say: only the slow way completes it.
     let Ok(offload) = offload.check(packet) else { return Verdict::Control };
     if offload.is_super_frame() {
-        return forward_segments(outlet, frame, Ecn::of(packet), offload, out);
+        return forward_segments(outlet, frame, Ecn::of(packet), offload, loses, out);
     }
+    if loses {
+        return Verdict::Dropped(Refusal::Congested.as_str());
+    }
+    let ecn = Ecn::of(packet);
     let sealed = if packet.len() + OFFLOAD_BYTES > outlet.session.max_payload() {
         Err(SealError::TooBig)
     } else if offload.is_plain() {
-        out.push(outlet, Ecn::of(packet), Kind::Packet, &[], packet)
+        out.push(outlet, ecn, Kind::Packet, &[], packet)
     } else {
-        out.push(outlet, Ecn::of(packet), Kind::Offloaded, &offload.to_wire(), packet)
+        out.push(outlet, ecn, Kind::Offloaded, &offload.to_wire(), packet)
     };
     // What cannot be sealed here goes the slow way: as fragments, or after a new handshake.
     if sealed.is_ok() { Verdict::Forwarded } else { Verdict::Control }
 }
 
-/// A super-frame that fails in the middle is not repeated as a whole: its first segments have left.
-fn forward_segments(outlet: &Outlet, frame: &[u8], ecn: Ecn, offload: Offload, out: &mut Datagrams) -> Verdict {
+/// A super-frame that fails in the middle is not repeated as a whole: its first segments have left. One that `loses` a segment
+/// loses the first, so that the others tell of it at once.
+fn forward_segments(
+    outlet: &Outlet,
+    frame: &[u8],
+    ecn: Ecn,
+    offload: Offload,
+    mut loses: bool,
+    out: &mut Datagrams,
+) -> Verdict {
     let max_packet = outlet.session.max_payload().saturating_sub(OFFLOAD_BYTES);
-    let mut sealed = 0;
-    let mut failed = false;
+    let (mut sealed, mut failed, lost) = (0, false, loses);
     let mut prefix = [0; OFFLOAD_BYTES + MAX_HEADERS];
     let cut = segment(frame, offload, max_packet, &mut |head, payload, offload| {
+        if std::mem::take(&mut loses) {
+            return;
+        }
         let headers = &head[ETHERNET..];
         let prefix = &mut prefix[..OFFLOAD_BYTES + headers.len()];
         prefix[..OFFLOAD_BYTES].copy_from_slice(&offload.to_wire());
@@ -167,6 +183,7 @@ fn forward_segments(outlet: &Outlet, frame: &[u8], ecn: Ecn, offload: Offload, o
     match cut {
         Err(reason) if sealed == 0 && !failed => Verdict::Dropped(reason.as_str()),
         _ if failed && sealed == 0 => Verdict::Control,
+        Ok(()) if !failed && lost => Verdict::Dropped(Refusal::Congested.as_str()),
         Ok(()) if !failed => Verdict::Forwarded,
         _ => Verdict::Dropped("super-frame-cut-short"),
     }

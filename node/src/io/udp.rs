@@ -35,7 +35,7 @@ impl DataSocket {
         };
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        forgo_destination(&socket, v4_only);
+        forgo_details(&socket, v4_only);
         let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
         let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
         Ok(Self { socket, state, v4_only })
@@ -70,6 +70,14 @@ impl DataSocket {
                 result => return result,
             }
         }
+    }
+
+    /// How many bytes wait in the kernel to be sent (udp(7), `SIOCOUTQ`); none where it does not say.
+    pub(crate) fn queued(&self) -> usize {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the call writes one int behind a pointer that is valid for it.
+        let done = unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if done == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 
     /// Sends one datagram that passes fewer routers than usual: it opens our own edge and arrives nowhere.
@@ -145,9 +153,9 @@ impl ReceiveBatch {
     }
 }
 
-/// quinn-udp has the kernel say of each datagram which of our addresses it was sent to. Nobody here asks, and it takes a
-/// tenth of what a datagram costs.
-fn forgo_destination(socket: &UdpSocket, v4_only: bool) {
+/// quinn-udp has the kernel say of each datagram which of our addresses it was sent to, and when it came. Nobody here asks.
+fn forgo_details(socket: &UdpSocket, v4_only: bool) {
+    let _ = setsockopt(socket, sockopt::ReceiveTimestampns, &false);
     let _ = setsockopt(socket, sockopt::Ipv4PacketInfo, &false);
     if !v4_only {
         let _ = setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &false);

@@ -67,6 +67,11 @@ impl Uplink {
         result
     }
 
+    /// How many bytes of all datagrams are in this machine yet, with what the kernel needs for them.
+    pub(crate) fn queued(&self) -> usize {
+        self.socket.queued()
+    }
+
     /// Sends one datagram that passes our own edge and arrives nowhere.
     pub(crate) fn open_edge(&self, to: NextHop, datagram: &[u8], ttl: u8) -> Result<(), Unsent> {
         match to {

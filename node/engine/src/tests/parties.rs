@@ -168,7 +168,7 @@ impl Parties {
         let snapshot = engine.snapshot();
         let usable = snapshot.is_usable(&now);
         let verdict = if usable {
-            fast::outbound(&snapshot, &frame, Offload::default(), &mut datagrams)
+            fast::outbound(&snapshot, &mut frame.clone(), Offload::default(), false, &mut datagrams)
         } else {
             Verdict::Control
         };
@@ -273,8 +273,14 @@ impl Parties {
             return party.engine.handle_datagram(address(from), &datagram, now);
         }
         let mut carried = Datagrams::default();
-        let received =
-            fast::inbound(&snapshot, address(from).into(), Ecn::NotCapable, &mut datagram, now.mono, &mut carried);
+        let received = fast::inbound(
+            &snapshot,
+            address(from).into(),
+            bridge::Ecn::NotCapable,
+            &mut datagram,
+            now.mono,
+            &mut carried,
+        );
         match received.arrival {
             Arrival::Frame { header, packet, .. } => party.frames.push([&header, packet].concat()),
             Arrival::Opened { peer, kind, payload } => {

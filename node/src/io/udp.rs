@@ -4,11 +4,13 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
+use crate::io::offload::{self, Doubt};
 use anyhow::Context;
 use bridge::Ecn;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Buffers this small would cut a coalesced train of datagrams without a word.
@@ -16,11 +18,18 @@ const RECEIVE_BUFFER: usize = 65_536;
 /// What the socket may hold in the kernel, either way: 4 MiB, about 3 ms at 10 Gbit/s.
 const SOCKET_BUFFER: usize = 4 << 20;
 
+/// Linux cuts no longer trains (`UDP_MAX_SEGMENTS` before 6.9), and one call is enough for so many.
+const MOST_AT_ONCE: usize = 64;
+
 /// The socket that carries sealed datagrams of all namespaces.
 pub(crate) struct DataSocket {
     socket: UdpSocket,
     state: UdpSocketState,
     v4_only: bool,
+    /// Why the kernel is not to cut trains of datagrams.
+    doubt: Option<Doubt>,
+    /// How many datagrams a train had at the start.
+    train: usize,
 }
 
 impl DataSocket {
@@ -38,7 +47,8 @@ impl DataSocket {
         forgo_details(&socket, v4_only);
         let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
         let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
-        Ok(Self { socket, state, v4_only })
+        let train = state.max_gso_segments();
+        Ok(Self { socket, state, v4_only, doubt: offload::doubt(), train })
     }
 
     /// The port it is bound to.
@@ -46,23 +56,84 @@ impl DataSocket {
         Ok(self.socket.local_addr()?.port())
     }
 
-    /// How many equal datagrams one call may carry.
-    pub(crate) fn max_segments(&self) -> usize {
-        self.state.max_gso_segments()
+    /// What the kernel does for datagrams, in words, and whether that is all it could.
+    pub(crate) fn offload(&self) -> Result<String, String> {
+        match &self.doubt {
+            Some(Doubt::Told) => Err(format!("{}=off", offload::VARIABLE)),
+            Some(Doubt::Spoils(release)) => {
+                Err(format!("Linux {release} spoils trains whose last is as long as the others, on some network cards"))
+            }
+            None if self.train == 1 => Err("the kernel has no UDP segmentation offload (Linux 4.18 has)".into()),
+            None if self.state.max_gso_segments() == 1 => Err("the kernel refused a train".into()),
+            None => Ok(format!("{} at a time", self.train)),
+        }
     }
 
     /// Sends `bytes` to one address as datagrams of `segment` bytes, the last of which may be shorter. Waits for
     /// room in the kernel's buffer instead of losing what it was given.
     pub(crate) fn send(&self, to: SocketAddr, ecn: Ecn, bytes: &[u8], segment: usize) -> io::Result<()> {
+        let to = self.mapped(to);
+        for part in bytes.chunks(segment.saturating_mul(MOST_AT_ONCE).max(1)) {
+            if part.len() <= segment {
+                self.send_train(to, ecn, part, segment)?;
+            } else if !self.may_be_train(part, segment) {
+                self.send_each(to, ecn, part, segment)?;
+            } else if let Err(error) = self.send_train(to, ecn, part, segment) {
+                if !refuses_train(&error) {
+                    return Err(error);
+                }
+                // quinn-udp makes no more of them from now on.
+                self.send_each(to, ecn, part, segment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn may_be_train(&self, bytes: &[u8], segment: usize) -> bool {
+        let able = self.state.max_gso_segments() > 1;
+        able && match &self.doubt {
+            None => true,
+            Some(Doubt::Told) => false,
+            // What ends in a shorter one comes out well.
+            Some(Doubt::Spoils(_)) => !bytes.len().is_multiple_of(segment),
+        }
+    }
+
+    /// One datagram, or several that the kernel cuts.
+    fn send_train(&self, to: SocketAddr, ecn: Ecn, bytes: &[u8], segment: usize) -> io::Result<()> {
         let transmit = Transmit {
-            destination: self.mapped(to),
+            destination: to,
             ecn: EcnCodepoint::from_bits(ecn as u8),
             contents: bytes,
             segment_size: (bytes.len() > segment).then_some(segment),
             src_ip: None,
         };
+        self.when_there_is_room(|| self.state.try_send(UdpSockRef::from(&self.socket), &transmit))
+    }
+
+    /// Datagrams that the kernel is not to cut, in one call where nothing need be said on their outside.
+    fn send_each(&self, to: SocketAddr, ecn: Ecn, bytes: &[u8], segment: usize) -> io::Result<()> {
+        if ecn != Ecn::NotCapable {
+            return bytes.chunks(segment).try_for_each(|datagram| self.send_train(to, ecn, datagram, segment));
+        }
+        let to = SocketAddrAny::from(to);
+        let parts: Vec<[IoSlice<'_>; 1]> = bytes.chunks(segment).map(|datagram| [IoSlice::new(datagram)]).collect();
+        let mut nothing: Vec<SendAncillaryBuffer<'_, '_, '_>> = parts.iter().map(|_| Default::default()).collect();
+        let messages = parts.iter().zip(&mut nothing).map(|(part, nothing)| MMsgHdr::new_with_addr(&to, part, nothing));
+        let mut messages: Vec<MMsgHdr<'_>> = messages.collect();
+        let mut sent = 0;
+        while sent < messages.len() {
+            self.when_there_is_room(|| {
+                sent += sendmmsg(&self.socket, &mut messages[sent..], SendFlags::DONTWAIT)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn when_there_is_room(&self, mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         loop {
-            match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
+            match send() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.wait(PollFlags::OUT, 100)?;
                 }
@@ -162,6 +233,11 @@ fn forgo_details(socket: &UdpSocket, v4_only: bool) {
     }
 }
 
+/// As the kernel does where the device cannot finish what it would cut; quinn-udp then makes no more of them.
+fn refuses_train(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL))
+}
+
 fn dual_stack(port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_only_v6(false)?;
@@ -173,4 +249,42 @@ fn v4(port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind(&SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port).into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All datagrams that come, with what their outside says.
+    fn receive(socket: &DataSocket, bytes: usize) -> Vec<(Ecn, Vec<u8>)> {
+        let mut batch = ReceiveBatch::new();
+        let mut all = Vec::new();
+        while all.iter().map(|(_, datagram): &(Ecn, Vec<u8>)| datagram.len()).sum::<usize>() < bytes {
+            socket.wait_readable(5_000);
+            let count = socket.receive(&mut batch).unwrap();
+            assert!(count > 0, "nothing came for five seconds");
+            all.extend(batch.datagrams(count).map(|(_, ecn, datagram)| (ecn, datagram.to_vec())));
+        }
+        all
+    }
+
+    #[test]
+    fn a_run_arrives_whole_however_it_is_sent() {
+        let doubts = [None, Some(Doubt::Told), Some(Doubt::Spoils("7.0".into()))];
+        for v4 in [false, true] {
+            let receiver = DataSocket::bind(0).unwrap();
+            let ip: IpAddr = if v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            let to = SocketAddr::new(ip, receiver.port().unwrap());
+            for doubt in doubts.clone() {
+                let sender = DataSocket { doubt, ..DataSocket::bind(0).unwrap() };
+                for (length, ecn) in [(500, 0), (1000, 0), (64_000, 2), (100_000, 0), (100_300, 1), (3_001, 2)] {
+                    let ecn = Ecn::from_tos(ecn);
+                    let bytes: Vec<u8> = (0..length).map(|n| (n / 7) as u8).collect();
+                    sender.send(to, ecn, &bytes, 1000).unwrap();
+                    let expected: Vec<_> = bytes.chunks(1000).map(|datagram| (ecn, datagram.to_vec())).collect();
+                    assert_eq!(receive(&receiver, length), expected, "{length} bytes");
+                }
+            }
+        }
+    }
 }

@@ -50,21 +50,17 @@ impl Uplink {
     /// Sends a run of datagrams.
     pub(crate) fn send(&self, run: Run<'_>) -> Result<(), Unsent> {
         let Run { to, ecn, bytes, segment } = run;
-        let mut result = Ok(());
         match to {
-            NextHop::Udp(to) => {
-                for part in bytes.chunks(segment.saturating_mul(self.socket.max_segments()).max(1)) {
-                    let sent = self.socket.send(to, ecn, part, segment);
-                    result = result.and(sent.map_err(|error| unsent(to, segment, &error)));
-                }
-            }
+            NextHop::Udp(to) => self.socket.send(to, ecn, bytes, segment).map_err(|error| unsent(to, segment, &error)),
             NextHop::Stream(peer) => {
+                // One that does not fit leaves the others as they are.
+                let mut result = Ok(());
                 for datagram in bytes.chunks(segment.max(1)) {
                     result = result.and(self.streams.send(peer, datagram).map_err(not_sent));
                 }
+                result
             }
         }
-        result
     }
 
     /// How many bytes of all datagrams are in this machine yet, with what the kernel needs for them.

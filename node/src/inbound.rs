@@ -110,16 +110,16 @@ impl Drop for Place {
     }
 }
 
-/// Runs until `stop`.
-pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClock, stop: &AtomicBool) {
+/// Takes what comes by one queue of the socket, until `stop`.
+pub(crate) fn run(socket: &DataSocket, queue: usize, lanes: &ArcSwap<Lanes>, clock: &SystemClock, stop: &AtomicBool) {
     let mut batch = ReceiveBatch::new();
-    let mut memory: [Gathered<'_>; SLOTS] = Default::default();
+    let mut memory: [Gathered<'_>; SLOTS] = std::array::from_fn(|_| Gathered { queue, ..Gathered::default() });
     let mut priority = Priority::of_this_thread();
     while !stop.load(Ordering::Relaxed) {
-        let count = match socket.receive(&mut batch) {
+        let count = match socket.receive(queue, &mut batch) {
             Ok(0) => {
                 priority.rested();
-                socket.wait_readable(500);
+                socket.wait_readable(queue, 500);
                 continue;
             }
             Ok(count) => count,
@@ -142,13 +142,15 @@ pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClo
 /// What one batch of datagrams brings one namespace: frames for its TAP, and what is carried on.
 #[derive(Default)]
 struct Gathered<'b> {
+    /// The TAP's, by which the frames go.
+    queue: usize,
     frames: Coalescer<'b>,
     carried: Datagrams,
 }
 
 impl Gathered<'_> {
     fn recycle<'other>(self) -> Gathered<'other> {
-        Gathered { frames: self.frames.recycle(), carried: self.carried }
+        Gathered { queue: self.queue, frames: self.frames.recycle(), carried: self.carried }
     }
 }
 
@@ -251,7 +253,8 @@ impl Lane {
         let received = fast::inbound(snapshot, from, ecn, datagram, now.mono, &mut gathered.carried);
         match received.arrival {
             Arrival::Frame { offload, header, packet } => {
-                gathered.frames.push(header, offload, packet, &mut |frame| self.write(&frame));
+                let queue = gathered.queue;
+                gathered.frames.push(header, offload, packet, &mut |frame| self.write(queue, &frame));
             }
             Arrival::Opened { peer, kind, payload } => {
                 let opened = |place| Input::Opened { peer, kind, payload: payload.to_vec(), place };
@@ -268,7 +271,8 @@ impl Lane {
 
     /// Writes the frames that are left, and sends on what one member has sent to another one through us.
     fn finish(&self, gathered: &mut Gathered<'_>) {
-        gathered.frames.flush(&mut |frame| self.write(&frame));
+        let queue = gathered.queue;
+        gathered.frames.flush(&mut |frame| self.write(queue, &frame));
         gathered.carried.drain(|run| {
             if let Err(unsent) = self.uplink.send(run) {
                 unsent.report(&self.control, &self.drops);
@@ -276,9 +280,9 @@ impl Lane {
         });
     }
 
-    fn write(&self, frame: &Frame<'_, '_>) {
+    fn write(&self, queue: usize, frame: &Frame<'_, '_>) {
         let Some(tap) = &self.tap else { return self.drops.count("no-tap") };
-        if tap.write(frame).is_err() {
+        if tap.write_at(queue, frame).is_err() {
             self.drops.count("tap-refused-frame");
         }
     }
@@ -353,7 +357,7 @@ mod tests {
     fn lanes(queue: usize) -> (Box<Lanes>, Arc<Lane>, Receiver<Input>) {
         let (control, inputs) = sync_channel(queue);
         let snapshot = Arc::new(ArcSwap::new(engine().snapshot()));
-        let socket = Arc::new(DataSocket::bind(0).unwrap());
+        let socket = Arc::new(DataSocket::bind(0, 1).unwrap());
         let uplink = Uplink::new(socket, dht_driver::Streams::new(Arc::new(|_, _| {})).0);
         let lane = Arc::new(Lane { snapshot, tap: None, control, drops: Arc::default(), uplink });
         let mut lanes: Box<Lanes> = Box::default();

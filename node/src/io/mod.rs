@@ -8,6 +8,7 @@ pub(crate) mod pace;
 pub(crate) mod power;
 pub(crate) mod priority;
 pub(crate) mod tap;
+pub(crate) mod threads;
 pub(crate) mod udp;
 pub(crate) mod uplink;
 pub(crate) mod vmgenid;

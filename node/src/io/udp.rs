@@ -23,8 +23,11 @@ const MOST_AT_ONCE: usize = 64;
 
 /// The socket that carries sealed datagrams of all namespaces.
 pub(crate) struct DataSocket {
+    /// By which everything is sent.
     socket: UdpSocket,
     state: UdpSocketState,
+    /// More of the same port, for as many threads that receive. The kernel gives each its own peers.
+    others: Vec<(UdpSocket, UdpSocketState)>,
     v4_only: bool,
     /// Why the kernel is not to cut trains of datagrams.
     doubt: Option<Doubt>,
@@ -33,22 +36,49 @@ pub(crate) struct DataSocket {
 }
 
 impl DataSocket {
-    /// Binds the port on all addresses, IPv6 included where the kernel has it. Port 0 takes a free one.
-    pub(crate) fn bind(port: u16) -> anyhow::Result<Self> {
-        let (socket, v4_only) = match dual_stack(port) {
+    /// Binds the port on all addresses, IPv6 included where the kernel has it, for so many threads that receive. Port 0 takes
+    /// a free one.
+    pub(crate) fn bind(port: u16, queues: usize) -> anyhow::Result<Self> {
+        // Nobody else may have it; what shares it with us comes after.
+        let (alone, v4_only) = match dual_stack(port, false) {
             Ok(socket) => (socket, false),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 return Err(error).with_context(|| format!("UDP port {port} is in use; choose another with --port"));
             }
-            Err(_) => (v4(port).with_context(|| format!("cannot bind UDP port {port}"))?, true),
+            Err(_) => (v4(port, false).with_context(|| format!("cannot bind UDP port {port}"))?, true),
         };
-        let socket = UdpSocket::from(socket);
-        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        forgo_details(&socket, v4_only);
-        let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
-        let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
+        let (socket, state) = prepare(alone, v4_only)?;
         let train = state.max_gso_segments();
-        Ok(Self { socket, state, v4_only, doubt: offload::doubt(), train })
+        let mut this = Self { socket, state, others: Vec::new(), v4_only, doubt: offload::doubt(), train };
+        if queues > 1 {
+            this.share(queues).context("cannot receive by several threads")?;
+        }
+        Ok(this)
+    }
+
+    /// The port is bound anew, so that several sockets may have it.
+    fn share(&mut self, queues: usize) -> anyhow::Result<()> {
+        let port = self.port()?;
+        let bind = |v4_only| if v4_only { v4(port, true) } else { dual_stack(port, true) };
+        // What was bound alone lets nobody share.
+        self.socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        (self.socket, self.state) = prepare(bind(self.v4_only)?, self.v4_only)?;
+        for _ in 1..queues {
+            self.others.push(prepare(bind(self.v4_only)?, self.v4_only)?);
+        }
+        Ok(())
+    }
+
+    /// How many threads may receive.
+    pub(crate) fn queues(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    fn queue(&self, queue: usize) -> (&UdpSocket, &UdpSocketState) {
+        match queue.checked_sub(1).and_then(|other| self.others.get(other)) {
+            Some((socket, state)) => (socket, state),
+            None => (&self.socket, &self.state),
+        }
     }
 
     /// The port it is bound to.
@@ -135,7 +165,7 @@ impl DataSocket {
         loop {
             match send() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(PollFlags::OUT, 100)?;
+                    wait(&self.socket, PollFlags::OUT, 100)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
@@ -166,30 +196,21 @@ impl DataSocket {
     }
 
     /// Waits up to `timeout_ms` for datagrams.
-    pub(crate) fn wait_readable(&self, timeout_ms: i64) {
+    pub(crate) fn wait_readable(&self, queue: usize, timeout_ms: i64) {
         // A socket that cannot be waited for cannot be read either, and that is reported.
-        let _ = self.wait(PollFlags::IN, timeout_ms);
+        let _ = wait(self.queue(queue).0, PollFlags::IN, timeout_ms);
     }
 
     /// Fills the batch with what is there, without waiting.
-    pub(crate) fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<usize> {
+    pub(crate) fn receive(&self, queue: usize, batch: &mut ReceiveBatch) -> io::Result<usize> {
+        let (socket, state) = self.queue(queue);
         let mut slices: Vec<IoSliceMut<'_>> = batch.buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
-        match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut batch.meta) {
+        match state.recv(UdpSockRef::from(socket), &mut slices, &mut batch.meta) {
             Ok(count) => Ok(count),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
             // An ICMP error for an earlier datagram; the path's own timers notice the silence.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(0),
             Err(error) => Err(error),
-        }
-    }
-
-    fn wait(&self, flags: PollFlags, timeout_ms: i64) -> io::Result<bool> {
-        let mut fds = [PollFd::new(&self.socket, flags)];
-        let timeout = Timespec { tv_sec: timeout_ms / 1000, tv_nsec: (timeout_ms % 1000) * 1_000_000 };
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(ready) => Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -238,15 +259,37 @@ fn refuses_train(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL))
 }
 
-fn dual_stack(port: u16) -> io::Result<Socket> {
+/// A socket that is bound, with all it needs.
+fn prepare(socket: Socket, v4_only: bool) -> anyhow::Result<(UdpSocket, UdpSocketState)> {
+    let socket = UdpSocket::from(socket);
+    let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+    forgo_details(&socket, v4_only);
+    let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
+    let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
+    Ok((socket, state))
+}
+
+fn wait(socket: &UdpSocket, flags: PollFlags, timeout_ms: i64) -> io::Result<bool> {
+    let mut fds = [PollFd::new(socket, flags)];
+    let timeout = Timespec { tv_sec: timeout_ms / 1000, tv_nsec: (timeout_ms % 1000) * 1_000_000 };
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn dual_stack(port: u16, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_only_v6(false)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port).into())?;
     Ok(socket)
 }
 
-fn v4(port: u16) -> io::Result<Socket> {
+fn v4(port: u16, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port).into())?;
     Ok(socket)
 }
@@ -260,8 +303,8 @@ mod tests {
         let mut batch = ReceiveBatch::new();
         let mut all = Vec::new();
         while all.iter().map(|(_, datagram): &(Ecn, Vec<u8>)| datagram.len()).sum::<usize>() < bytes {
-            socket.wait_readable(5_000);
-            let count = socket.receive(&mut batch).unwrap();
+            socket.wait_readable(0, 5_000);
+            let count = socket.receive(0, &mut batch).unwrap();
             assert!(count > 0, "nothing came for five seconds");
             all.extend(batch.datagrams(count).map(|(_, ecn, datagram)| (ecn, datagram.to_vec())));
         }
@@ -272,11 +315,11 @@ mod tests {
     fn a_run_arrives_whole_however_it_is_sent() {
         let doubts = [None, Some(Doubt::Told), Some(Doubt::Spoils("7.0".into()))];
         for v4 in [false, true] {
-            let receiver = DataSocket::bind(0).unwrap();
+            let receiver = DataSocket::bind(0, 1).unwrap();
             let ip: IpAddr = if v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
             let to = SocketAddr::new(ip, receiver.port().unwrap());
             for doubt in doubts.clone() {
-                let sender = DataSocket { doubt, ..DataSocket::bind(0).unwrap() };
+                let sender = DataSocket { doubt, ..DataSocket::bind(0, 1).unwrap() };
                 for (length, ecn) in [(500, 0), (1000, 0), (64_000, 2), (100_000, 0), (100_300, 1), (3_001, 2)] {
                     let ecn = Ecn::from_tos(ecn);
                     let bytes: Vec<u8> = (0..length).map(|n| (n / 7) as u8).collect();
@@ -286,5 +329,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn threads_share_a_port_and_nobody_else_does() {
+        let receiver = DataSocket::bind(0, 3).unwrap();
+        let port = receiver.port().unwrap();
+        for queues in [1, 2] {
+            let refused = DataSocket::bind(port, queues).err().map(|error| format!("{error:#}")).unwrap_or_default();
+            assert!(refused.contains("is in use"), "{refused}");
+        }
+        let senders: Vec<_> = (0..64).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+        for sender in &senders {
+            (0..3u8).for_each(|n| assert!(sender.send_to(&[n], (Ipv4Addr::LOCALHOST, port)).is_ok()));
+        }
+        let mut batch = ReceiveBatch::new();
+        let mut from_each: std::collections::BTreeMap<SocketAddr, (usize, Vec<u8>)> = Default::default();
+        let mut of_each = Vec::new();
+        for queue in 0..receiver.queues() {
+            let mut came = 0;
+            while let count @ 1.. = receiver.receive(queue, &mut batch).unwrap() {
+                for (from, _, datagram) in batch.datagrams(count) {
+                    let (by, all) = from_each.entry(from).or_insert((queue, Vec::new()));
+                    assert_eq!(*by, queue, "one sender, one thread");
+                    all.extend_from_slice(datagram);
+                    came += 1;
+                }
+            }
+            of_each.push(came);
+        }
+        assert_eq!(of_each.iter().sum::<usize>(), 64 * 3);
+        assert!(of_each.iter().all(|came| *came > 0), "{of_each:?}");
+        assert!(from_each.values().all(|(_, all)| *all == [0, 1, 2]), "in order");
     }
 }

@@ -243,8 +243,9 @@ impl Lane {
         gathered: &mut Gathered<'b>,
     ) {
         let Arrived { from, ecn, datagram } = arrived;
-        let share = if snapshot.receiving.contains_key(&index) { Share::Members } else { Share::Strangers };
         let sealed = |from: Endpoint, datagram: &[u8]| {
+            let known = snapshot.receiving.contains_key(&index);
+            let share = if known { Share::Members } else { Share::Strangers };
             self.hand_over(share, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
         };
         if !snapshot.is_usable(&now) {

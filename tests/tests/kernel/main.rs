@@ -20,6 +20,7 @@ mod nat_edges;
 mod networkd;
 mod one_owner_nine_nodes;
 mod only_https;
+mod packet_path;
 mod port_mapping;
 mod recover;
 mod relays;

@@ -70,7 +70,7 @@ fn segments_of_a_stream_reach_the_kernel_together() -> anyhow::Result<()> {
     say(&format!("{link} packets on the link became {tap} frames, at {:.2} Gbit/s", speed / 1e9));
     ensure!(tap * 4 < link, "one frame for each packet, nearly");
     send_file(&a, &b, &ip)?;
-    send_file(&b, &a, &a.status()?["ip"].as_str().context("no address")?.to_owned())
+    send_file(&b, &a, a.status()?["ip"].as_str().context("no address")?)
 }
 
 #[test]

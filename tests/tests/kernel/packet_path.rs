@@ -167,3 +167,39 @@ fn several_threads_keep_the_order_of_each_flow() -> anyhow::Result<()> {
     ensure!(out_of_order < 200 + 50 * repeated, "a flow was divided");
     send_file(&a, &b, &ip)
 }
+
+/// How large the packets are that come while a stream runs, on average, and how fast it is.
+fn mean_size(a: &Node, b: &Node, ip: &str) -> anyhow::Result<u64> {
+    let read = |what: &str| -> anyhow::Result<u64> {
+        Ok(b.run(&["cat", &format!("/sys/class/net/eth0/statistics/rx_{what}")])?.trim().parse()?)
+    };
+    let (packets, bytes) = (read("packets")?, read("bytes")?);
+    let speed = stream(a, b, ip)?;
+    let (packets, bytes) = (read("packets")? - packets, read("bytes")? - bytes);
+    let mean = bytes / packets.max(1);
+    say(&format!("{mean} octets in a packet on average, {:.2} Gbit/s", speed / 1e9));
+    Ok(mean)
+}
+
+#[test]
+fn a_path_of_nine_thousand_octets_is_used_where_it_is_one() -> anyhow::Result<()> {
+    let Some(mut lab) = e2e::lab("jumbo")? else { return Ok(()) };
+    // The ends would carry them; what lies between does not, and says nothing.
+    let (a, b, ip) = two(&mut lab, |node| {
+        let _ = node.run(&["ip", "link", "set", "eth0", "mtu", "9000"]);
+    })?;
+    ensure!(mean_size(&a, &b, &ip)? < 1600, "more than the line carries has arrived");
+    send_file(&a, &b, &ip)?;
+    // Now the line carries them, too. That is seen within ten minutes; a member that starts sees it with its first stream.
+    let all = "for link in $(ls /sys/class/net); do ip link set $link mtu 9000; done";
+    lab.spawn(&["sh", "-c", all])?.finish(LIMIT)?.ok()?;
+    let (mut a, mut b) = (a, b);
+    for node in [&mut a, &mut b] {
+        node.interrupt()?.ok()?;
+        node.start_ready(&["join", "lab", "--dns", "file"])?;
+    }
+    wait::until_ok("a to reach b", LIMIT, || a.ping_once(&ip))?;
+    ensure!(mean_size(&a, &b, &ip)? > 3000, "the path carries 9000");
+    send_file(&a, &b, &ip)?;
+    send_file(&b, &a, a.status()?["ip"].as_str().context("no address")?)
+}

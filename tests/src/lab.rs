@@ -237,6 +237,23 @@ impl Router {
         Ok(address)
     }
 
+    /// Gives a machine that stands elsewhere a further uplink, by which it goes where the first one leads nowhere.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn second_uplink(&mut self, node: &Node, link: &str) -> anyhow::Result<()> {
+        let first = node.run(&["ip", "-4", "route", "show", "default"])?;
+        node.run(&["ip", "-4", "route", "del", "default"])?;
+        self.connect(node.namespace(), link)?;
+        let second = node.run(&["ip", "-4", "route", "show", "default"])?;
+        node.run(&["ip", "-4", "route", "del", "default"])?;
+        for (route, metric) in [(first, "100"), (second, "200")] {
+            let words: Vec<&str> = route.split_whitespace().collect();
+            node.run(&[&["ip", "-4", "route", "add"][..], &words, &["metric", metric]].concat())?;
+        }
+        Ok(())
+    }
+
     /// What is outside reaches the first machine behind it at the router's own address, as in a cloud.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::inbound::{Drops, Place};
 use crate::io::clock::SystemClock;
-use crate::io::tap::Tap;
+use tap::Tap;
 use crate::io::uplink::{Unsent, Uplink};
 
 /// Commands that wait for the driver. The engine bounds what is under way; this guards against the sum.

@@ -19,7 +19,7 @@ use tunnel::Endpoint;
 
 use crate::control::Input;
 use crate::io::clock::SystemClock;
-use crate::io::tap::Tap;
+use tap::Tap;
 use crate::io::udp::{DataSocket, ReceiveBatch};
 use crate::io::uplink::Uplink;
 

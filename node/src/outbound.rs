@@ -13,7 +13,7 @@ use engine::fast::{self, Datagrams, Verdict};
 use crate::control::Input;
 use crate::inbound::Drops;
 use crate::io::clock::SystemClock;
-use crate::io::tap::{MAX_FRAME, Tap};
+use tap::{MAX_FRAME, Tap};
 use crate::io::uplink::Uplink;
 
 /// Sealed bytes that are sent at the latest when this many wait: a super-frame, and some.

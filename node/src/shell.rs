@@ -21,7 +21,7 @@ use crate::daemon::Daemon;
 use crate::dns::{Applied, Forwarder};
 use crate::inbound::{Drops, Lane};
 use crate::io::link::Interface;
-use crate::io::tap::Tap;
+use tap::Tap;
 use crate::io::uplink::Uplink;
 use crate::outbound::Outbound;
 use crate::report;

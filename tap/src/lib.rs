@@ -1,11 +1,11 @@
 //! A TAP device with virtio-net headers, so that super-frames and unfinished checksums pass in one call.
 //!
-//! The device lives as long as its file descriptor: when the process dies, however it dies, the kernel takes the
+//! Used by the program and by the laboratory's lines. The device lives as long as its file descriptor: when the process dies, however it dies, the kernel takes the
 //! device, its address and its routes away.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -13,7 +13,7 @@ use bridge::Offload;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The largest frame the kernel hands over: a 64 KiB packet behind an Ethernet header.
-pub(crate) const MAX_FRAME: usize = 14 + 65_535;
+pub const MAX_FRAME: usize = 14 + 65_535;
 
 const NAME_BYTES: usize = libc::IFNAMSIZ;
 // linux/if_tun.h
@@ -25,14 +25,14 @@ const TUN_F_USO6: libc::c_uint = 0x40;
 
 /// One open TAP device, shared by the thread that reads it and those that write.
 #[derive(Clone)]
-pub(crate) struct Tap {
+pub struct Tap {
     file: Arc<File>,
     name: String,
 }
 
 impl Tap {
     /// Makes the device. `name` may hold `%d`, which the kernel replaces by the first free number.
-    pub(crate) fn create(name: &str) -> anyhow::Result<Self> {
+    pub fn create(name: &str) -> anyhow::Result<Self> {
         let file = File::options().read(true).write(true).open("/dev/net/tun").context(
             "cannot open /dev/net/tun: run as root (or with CAP_NET_ADMIN), and load the kernel module tun if it is missing",
         )?;
@@ -44,12 +44,12 @@ impl Tap {
     }
 
     /// The name the kernel gave it.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Waits until a frame can be read, at most `timeout_ms`.
-    pub(crate) fn wait_readable(&self, timeout_ms: i64) -> io::Result<bool> {
+    pub fn wait_readable(&self, timeout_ms: i64) -> io::Result<bool> {
         let mut fds = [PollFd::new(&*self.file, PollFlags::IN)];
         let timeout = Timespec { tv_sec: timeout_ms / 1000, tv_nsec: (timeout_ms % 1000) * 1_000_000 };
         match poll(&mut fds, Some(&timeout)) {
@@ -60,7 +60,7 @@ impl Tap {
     }
 
     /// Reads one frame into `frame` without waiting; `None` if there is none.
-    pub(crate) fn read(&self, frame: &mut [u8]) -> io::Result<Option<(usize, Offload)>> {
+    pub fn read(&self, frame: &mut [u8]) -> io::Result<Option<(usize, Offload)>> {
         let mut header = [0; Offload::LEN];
         let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(frame)];
         match (&*self.file).read_vectored(&mut parts) {
@@ -74,7 +74,7 @@ impl Tap {
     }
 
     /// Writes one frame, given in two parts so that an Ethernet header need not be copied in front of a packet.
-    pub(crate) fn write(&self, offload: Offload, head: &[u8], rest: &[u8]) -> io::Result<()> {
+    pub fn write(&self, offload: Offload, head: &[u8], rest: &[u8]) -> io::Result<()> {
         let header = offload.emit();
         let parts = [IoSlice::new(&header), IoSlice::new(head), IoSlice::new(rest)];
         let whole = parts.iter().map(|part| part.len()).sum::<usize>();
@@ -82,6 +82,12 @@ impl Tap {
             return Err(io::ErrorKind::WriteZero.into());
         }
         Ok(())
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -13,8 +13,8 @@ use engine::fast::{self, Datagrams, Verdict};
 use crate::control::Input;
 use crate::inbound::Drops;
 use crate::io::clock::SystemClock;
-use tap::{MAX_FRAME, Tap};
 use crate::io::uplink::Uplink;
+use tap::{MAX_FRAME, Tap};
 
 /// Sealed bytes that are sent at the latest when this many wait: a super-frame, and some.
 const FLUSH_AT: usize = 128 * 1024;

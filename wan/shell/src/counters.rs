@@ -38,7 +38,7 @@ pub struct Counters {
     pub missed: u64,
     /// Frames that the kernel at the other end did not take.
     pub unwritten: u64,
-    /// Frames that were under way at the end.
+    /// Packets that were under way at the end.
     pub under_way: u64,
     /// How late frames left, at most.
     pub latest: Duration,

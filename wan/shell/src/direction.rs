@@ -153,9 +153,10 @@ impl Direction {
         *counter += 1;
     }
 
-    /// Frames, or pieces of them, that have not arrived yet.
+    /// Packets that have not arrived yet.
     pub(crate) fn under_way(&self) -> u64 {
-        u64::try_from(self.due.len()).unwrap_or(u64::MAX)
+        let packets = self.due.iter().map(|entry| entry.0.packets.end - entry.0.packets.first).sum::<usize>();
+        u64::try_from(packets).unwrap_or(u64::MAX)
     }
 
     /// When the next frame arrives.
@@ -202,4 +203,116 @@ fn alone(length: usize, offload: Offload) -> usize {
     let longest = usize::from(offload.hdr_len) + usize::from(offload.gso_size);
     let length = if offload.is_super_frame() { length.min(longest) } else { length };
     length.saturating_sub(ETHERNET)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wan::Loss;
+
+    use super::*;
+    use crate::frames::{KINDS, cut_by_bridge, super_frame};
+
+    const MEMORY: usize = 16 << 20;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    /// Puts a frame in, as from a TAP.
+    fn send(direction: &mut Direction, now: Duration, (frame, offload): &(Vec<u8>, Offload)) {
+        direction.room().expect("there is room")[..frame.len()].copy_from_slice(frame);
+        direction.accept(now, frame.len(), *offload);
+    }
+
+    /// What comes out by then, with the time that it was due.
+    fn receive(direction: &mut Direction, until: Duration) -> Vec<(Duration, Vec<u8>, Offload)> {
+        let mut all = Vec::new();
+        while let Some(due) = direction.next().filter(|due| *due <= until) {
+            direction.deliver(due, |offload, head, rest| all.push((due, [&*head, rest].concat(), offload)));
+        }
+        all
+    }
+
+    #[test]
+    fn a_super_frame_of_which_nothing_is_lost_stays_whole() {
+        let mut direction = Direction::new(Line::GOOD, 1, MEMORY);
+        let frame = super_frame(KINDS[0], 60_000, 1448, 0x18, 3);
+        send(&mut direction, ms(5), &frame);
+        assert_eq!(receive(&mut direction, ms(14)), []);
+        assert_eq!(receive(&mut direction, ms(15)), [(ms(15), frame.0, frame.1)]);
+        let counters = direction.counters();
+        assert_eq!((counters.frames, counters.packets, counters.delivered, counters.cut), (1, 42, 42, 0));
+    }
+
+    #[test]
+    fn a_slow_line_spaces_the_packets_of_a_super_frame() {
+        // A packet of 1500 octets takes a millisecond.
+        let line = Line { rate: Some(12_000_000), ..Line::GOOD };
+        let mut direction = Direction::new(line, 1, MEMORY);
+        send(&mut direction, ms(0), &super_frame(KINDS[1], 5 * 1472, 1472, 0, 0));
+        let times: Vec<Duration> = receive(&mut direction, ms(100)).iter().map(|(due, _, _)| *due).collect();
+        assert_eq!(times, [ms(11), ms(12), ms(13), ms(14), ms(15)]);
+    }
+
+    #[test]
+    fn what_does_not_fit_into_memory_is_counted() {
+        let mut direction = Direction::new(Line::GOOD, 1, 1 << 20);
+        let frame = super_frame(KINDS[0], 60_000, 1448, 0x18, 3);
+        let mut sent = 0;
+        while direction.room().is_some() {
+            send(&mut direction, ms(0), &frame);
+            sent += 1;
+        }
+        direction.overflow();
+        assert_eq!(receive(&mut direction, ms(10)).len(), sent);
+        assert!(direction.room().is_some() && direction.counters().no_memory == 1);
+    }
+
+    proptest! {
+        /// The same as if each packet had been sent alone: the same bytes, at the same times.
+        #[test]
+        fn super_frames_change_nothing(
+            seed in any::<u64>(),
+            loss in 0..300_000_u32,
+            jitter in 0..3000_u64,
+            odd in 0..50_000_u32,
+            slow in any::<bool>(),
+        ) {
+            let line = Line {
+                loss: Loss::bursts(loss, 3),
+                jitter: Duration::from_micros(jitter),
+                reorder: odd,
+                duplicate: odd,
+                rate: slow.then_some(100_000_000),
+                ..Line::GOOD
+            };
+            let mut direction = Direction::new(line, seed, MEMORY);
+            let (mut link, mut rng) = (Link::new(line), ChaCha8Rng::seed_from_u64(seed));
+            let mut wanted = Vec::new();
+            for number in 0..12_u64 {
+                let kind = KINDS[usize::from(number % 3 == 0)];
+                let frame = super_frame(kind, 3000 + 4001 * number as usize, 1400 - number as u16, 0x18, 3);
+                send(&mut direction, ms(number), &frame);
+                for (packet, offload) in cut_by_bridge(&frame.0, frame.1) {
+                    if let Fate::Arrives(at) = link.send(ms(number), packet.len() - ETHERNET, &mut rng) {
+                        wanted.extend(at.iter().map(|due| (packet.clone(), offload.gso_size, due)));
+                    }
+                }
+            }
+            let mut found = Vec::new();
+            for (due, frame, offload) in receive(&mut direction, ms(10_000)) {
+                found.extend(cut_by_bridge(&frame, offload).into_iter().map(|(packet, said)| (packet, said.gso_size, due)));
+            }
+            wanted.sort();
+            found.sort();
+            prop_assert_eq!(wanted.len(), found.len());
+            for (wanted, found) in wanted.iter().zip(&found) {
+                prop_assert_eq!(&wanted.0, &found.0);
+                let late = found.2.checked_sub(wanted.2);
+                prop_assert!(late.is_some_and(|late| late <= AT_ONCE), "due {:?}, came {:?}", wanted.2, found.2);
+            }
+            prop_assert_eq!(direction.under_way(), 0);
+        }
+    }
 }

@@ -14,6 +14,8 @@
 
 mod counters;
 mod direction;
+#[cfg(test)]
+mod frames;
 mod piece;
 mod run;
 mod shell;

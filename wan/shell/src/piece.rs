@@ -202,38 +202,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// A TCP or UDP super-frame over IPv4 with `payload` octets, as a kernel hands it over.
-    fn super_frame(kind: Transport, payload: usize, size: u16, flags: u8, options: usize) -> (Vec<u8>, Offload) {
-        let (protocol, transport) = match kind {
-            Transport::Tcp => (6, 20 + options * 4),
-            Transport::Udp => (17, 8),
-        };
-        let mut frame = vec![0x22; ETHERNET];
-        let octets = 20 + transport + payload;
-        frame.extend_from_slice(&[0x45, 0, 0, 0, 0xff, 0xfd, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 255, 2]);
-        frame.extend((0..transport).map(|n| n as u8 ^ 0x5a));
-        frame.extend((0..payload).map(|n| (n * 7 % 251) as u8));
-        write16(&mut frame, ETHERNET + 2, octets as u16);
-        if kind == Transport::Tcp {
-            frame[34 + 4..34 + 8].copy_from_slice(&0xffff_f000_u32.to_be_bytes());
-            frame[34 + 12] = ((5 + options) as u8) << 4;
-            frame[34 + 13] = flags;
-        }
-        let (gso_type, csum_offset) = match kind {
-            Transport::Tcp => (GSO_TCPV4 | if flags & CWR != 0 { GSO_ECN } else { 0 }, 16),
-            Transport::Udp => (GSO_UDP_L4, 6),
-        };
-        let hdr_len = (34 + transport) as u16;
-        (frame, Offload { flags: NEEDS_CSUM, gso_type, hdr_len, gso_size: size, csum_start: 34, csum_offset })
-    }
-
-    fn cut_by_bridge(frame: &[u8], offload: Offload) -> Vec<(Vec<u8>, Offload)> {
-        let mut all = Vec::new();
-        let mut each = |frame: &[u8], offload: Offload| all.push((frame.to_vec(), Offload { hdr_len: 0, ..offload }));
-        bridge::segment(frame, offload, 65_535, &mut each).expect("it can be cut");
-        all
-    }
+    use crate::frames::{cut_by_bridge, super_frame};
 
     fn cut_here(frame: &[u8], offload: Offload, packets: Range<usize>) -> (Vec<u8>, Offload) {
         let cut = Cut::of(frame, offload).expect("it can be cut");
@@ -243,7 +212,7 @@ mod tests {
     }
 
     fn any_frame() -> impl Strategy<Value = (Vec<u8>, Offload)> {
-        let kind = prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)];
+        let kind = prop_oneof![Just(GSO_TCPV4), Just(GSO_UDP_L4)];
         (kind, 600_u16..1500, 2..40_usize, 0..600_usize, any::<u8>(), 0..=10_usize).prop_map(
             |(kind, size, packets, short, flags, options)| {
                 super_frame(kind, packets * usize::from(size) - short, size, flags, options)
@@ -278,7 +247,7 @@ mod tests {
 
     #[test]
     fn whatever_a_frame_says_nothing_panics() {
-        let (frame, offload) = super_frame(Transport::Tcp, 5000, 1000, 0, 3);
+        let (frame, offload) = super_frame(GSO_TCPV4, 5000, 1000, 0, 3);
         for length in 0..frame.len() {
             for offload in [offload, Offload { csum_start: length as u16, ..offload }] {
                 if let Some(cut) = Cut::of(&frame[..length], offload) {
@@ -291,7 +260,7 @@ mod tests {
 
     #[test]
     fn with_ipv6_length_and_sum_are_those_of_the_piece() {
-        let (mut frame, offload) = super_frame(Transport::Udp, 3000, 1200, 0, 0);
+        let (mut frame, offload) = super_frame(GSO_UDP_L4, 3000, 1200, 0, 0);
         let mut ip = vec![0x60, 0, 0, 0, 0x0b, 0xc0, 17, 64];
         ip.extend((0..32).map(|n: u8| n * 7));
         frame.splice(ETHERNET..34, ip);

@@ -217,11 +217,13 @@ fn open(end: &End, mtu: u16) -> anyhow::Result<Tap> {
         let tap = Tap::create(&device)?;
         let mtu = mtu.to_string();
         let set = ["link", "set", tap.name(), "mtu", &mtu, "txqueuelen", DEVICE_QUEUE, "up"];
-        let output = Command::new("ip").args(set).stdin(Stdio::null()).output().context("Failed to run ip (iproute2)")?;
+        let output =
+            Command::new("ip").args(set).stdin(Stdio::null()).output().context("Failed to run ip (iproute2)")?;
         ensure!(output.status.success(), "{}: {}", set.join(" "), String::from_utf8_lossy(&output.stderr));
         Ok(tap)
     };
-    let made = thread::Builder::new().spawn(make)?.join().map_err(|_| anyhow!("the thread that makes a TAP panicked"))?;
+    let made =
+        thread::Builder::new().spawn(make)?.join().map_err(|_| anyhow!("the thread that makes a TAP panicked"))?;
     made.with_context(|| format!("cannot make {end:?}"))
 }
 

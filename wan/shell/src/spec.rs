@@ -83,7 +83,9 @@ mod tests {
 
     #[test]
     fn each_word_is_read() {
-        let read = line("delay=20ms,jitter=0.5ms,loss=0.1%,reorder=1%,duplicate=2%,rate=1.5Gbit,queue=64k,longest=1400,down").unwrap();
+        let read =
+            line("delay=20ms,jitter=0.5ms,loss=0.1%,reorder=1%,duplicate=2%,rate=1.5Gbit,queue=64k,longest=1400,down")
+                .unwrap();
         let wanted = Line {
             down: true,
             delay: Duration::from_millis(20),
@@ -102,7 +104,18 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for text in ["delay", "delay=20", "delay=-1ms", "loss=101%", "loss=1%/x", "rate=1", "speed=1", "down=1", "queue=k", "delay=1.2.3s"] {
+        for text in [
+            "delay",
+            "delay=20",
+            "delay=-1ms",
+            "loss=101%",
+            "loss=1%/x",
+            "rate=1",
+            "speed=1",
+            "down=1",
+            "queue=k",
+            "delay=1.2.3s",
+        ] {
             assert!(line(text).is_err(), "{text}");
         }
     }

@@ -240,7 +240,11 @@ mod tests {
         frame.extend(vec![0; header]);
         write16(&mut frame, 34, from.port());
         write16(&mut frame, 36, to.port());
-        if protocol == TCP { frame[46] = 0x50 } else { write16(&mut frame, 38, octets - 20) }
+        if protocol == TCP {
+            frame[46] = 0x50
+        } else {
+            write16(&mut frame, 38, octets - 20)
+        }
         let csum_offset = if protocol == TCP { 16 } else { 6 };
         let addresses: u64 = frame[26..34].chunks_exact(2).map(|word| u64::from(read16(word, 0))).sum();
         write16(&mut frame, 34 + csum_offset, fold(addresses + u64::from(protocol) + u64::from(octets - 20)));

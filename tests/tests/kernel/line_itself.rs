@@ -72,7 +72,7 @@ fn a_round_trip_takes_what_was_asked_for() -> anyhow::Result<()> {
     ensure!(times.len() == 20, "{times:?}");
     let quickest = times.iter().copied().fold(f64::MAX, f64::min);
     // Never before its time. How long after it depends on how busy the machine is.
-    ensure!(quickest >= 40.0 && quickest < 60.0, "{times:?}");
+    ensure!((40.0..80.0).contains(&quickest), "{times:?}");
     let report = stretch.line.stop()?;
     say(&format!("{quickest} ms; {}", report.to_json()));
     ensure!(report.there.packets == report.there.delivered && report.there.missed == 0, "{}", report.to_json());

@@ -162,8 +162,12 @@ fn what_is_scheduled_happens_when_it_should_and_devices_end_with_the_line() -> a
     ensure!(began.elapsed() > ms(2000), "down after {:?}", began.elapsed());
     stretch.line.change(Direction::There, Line::GOOD);
     stretch.a.ping_once(stretch.b.underlay())?;
+    stretch.line.outage(Direction::Back, ms(1500));
+    let lost = stretch.a.try_run(&["ping", "-c", "1", "-W", "1", stretch.b.underlay()])?;
+    ensure!(lost.code != Some(0), "an echo is answered over a line that is down");
+    wait::until_ok("the line to be back", LIMIT, || stretch.a.ping_once(stretch.b.underlay()))?;
     let report = stretch.line.stop()?;
-    ensure!(report.there.down > 0, "{}", report.to_json());
+    ensure!(report.there.down > 0 && report.back.down > 0, "{}", report.to_json());
     ensure!(!stretch.a.has_device("eth0")? && !stretch.b.has_device("eth0")?, "a device outlives its line");
     Ok(())
 }

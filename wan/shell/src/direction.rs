@@ -79,6 +79,11 @@ impl Direction {
         self.link.change(at, line);
     }
 
+    /// Down from then on, for so long.
+    pub(crate) fn outage(&mut self, from: Duration, time: Duration) {
+        self.link.outage(from, time);
+    }
+
     /// What happened so far.
     pub(crate) fn counters(&mut self) -> &mut Counters {
         &mut self.counters

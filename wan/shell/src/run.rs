@@ -41,23 +41,32 @@ impl Clock {
     }
 }
 
+/// What the line is told to become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    /// Another one from then on.
+    Change(Duration, Line),
+    /// Down from then on, for so long.
+    Outage(Duration, Duration),
+}
+
 /// What others tell the thread.
 pub(crate) struct Control {
     stop: AtomicBool,
     changed: AtomicBool,
-    lines: Mutex<Vec<(Duration, Line)>>,
+    orders: Mutex<Vec<Order>>,
     wake: OwnedFd,
 }
 
 impl Control {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { stop: AtomicBool::new(false), changed: AtomicBool::new(false), lines: Mutex::default(), wake })
+        Ok(Self { stop: AtomicBool::new(false), changed: AtomicBool::new(false), orders: Mutex::default(), wake })
     }
 
-    /// From then on the line is another.
-    pub(crate) fn change(&self, at: Duration, line: Line) {
-        lock(&self.lines).push((at, line));
+    /// Has the thread do it.
+    pub(crate) fn order(&self, order: Order) {
+        lock(&self.orders).push(order);
         self.changed.store(true, Ordering::Release);
         self.wake();
     }
@@ -121,8 +130,11 @@ impl Work {
     /// Takes over what the line is told to become.
     fn heed(&mut self) {
         if self.control.changed.swap(false, Ordering::AcqRel) {
-            for (at, line) in lock(&self.control.lines).drain(..) {
-                self.direction.change(at, line);
+            for order in lock(&self.control.orders).drain(..) {
+                match order {
+                    Order::Change(at, line) => self.direction.change(at, line),
+                    Order::Outage(from, time) => self.direction.outage(from, time),
+                }
             }
         }
     }

@@ -16,7 +16,7 @@ use wan::{Line, Loss};
 
 use crate::counters::Counters;
 use crate::direction::Direction;
-use crate::run::{Clock, Control, Side, Work};
+use crate::run::{Clock, Control, Order, Side, Work};
 use crate::translate::{Translation, Translator};
 
 /// Octets that may be under way in one direction, where nothing else is asked for: a second of 2 Gbit/s.
@@ -146,18 +146,26 @@ impl Shell {
             }
         };
         let (there, back) = (work(Way::There), work(Way::Back));
-        let threads = [Some(spawn(first, there)?), Some(spawn(second, back)?)];
-        Ok(Self { clock, seed: settings.seed, controls, threads })
+        // From here on a failure ends what has begun.
+        let mut shell = Self { clock, seed: settings.seed, controls, threads: [None, None] };
+        shell.threads[0] = Some(spawn(first, there)?);
+        shell.threads[1] = Some(spawn(second, back)?);
+        Ok(shell)
     }
 
     /// From here on one direction is another; what is under way arrives as it would have.
     pub fn change(&self, way: Way, line: Line) {
-        self.control(way).change(self.clock.now(), line);
+        self.change_after(Duration::ZERO, way, line);
     }
 
     /// As [`Self::change`], after so long.
     pub fn change_after(&self, after: Duration, way: Way, line: Line) {
-        self.control(way).change(self.clock.now() + after, line);
+        self.control(way).order(Order::Change(self.clock.now() + after, line));
+    }
+
+    /// Nothing passes from here on in one direction, for so long; then it is as it would have been.
+    pub fn outage(&self, way: Way, time: Duration) {
+        self.control(way).order(Order::Outage(self.clock.now(), time));
     }
 
     /// Whether both directions still work: they end when a device is taken away.

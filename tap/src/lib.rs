@@ -1,7 +1,12 @@
-//! A TAP device with virtio-net headers, so that super-frames and unfinished checksums pass in one call.
+//! A TAP device with virtio-net headers, so that super-frames and unfinished checksums pass in one call; and the priority of the
+//! threads that read and write it. Used by the program and by the laboratory's lines.
 //!
-//! Used by the program and by the laboratory's lines. The device lives as long as its file descriptor: when the process dies, however it dies, the kernel takes the
+//! The device lives as long as its file descriptor: when the process dies, however it dies, the kernel takes the
 //! device, its address and its routes away.
+
+mod priority;
+
+pub use priority::Priority;
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -9,12 +14,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::Context;
-use bridge::Offload;
+use bridge::{Frame, Offload};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The largest frame the kernel hands over: a 64 KiB packet behind an Ethernet header.
 pub const MAX_FRAME: usize = 14 + 65_535;
 
+/// What a coalesced frame consists of at most, besides its headers.
+const MOST_PARTS: usize = 64;
 const NAME_BYTES: usize = libc::IFNAMSIZ;
 // linux/if_tun.h
 const TUN_F_CSUM: libc::c_uint = 0x01;
@@ -73,12 +80,19 @@ impl Tap {
         }
     }
 
-    /// Writes one frame, given in two parts so that an Ethernet header need not be copied in front of a packet.
-    pub fn write(&self, offload: Offload, head: &[u8], rest: &[u8]) -> io::Result<()> {
-        let header = offload.emit();
-        let parts = [IoSlice::new(&header), IoSlice::new(head), IoSlice::new(rest)];
-        let whole = parts.iter().map(|part| part.len()).sum::<usize>();
-        if (&*self.file).write_vectored(&parts)? < whole {
+    /// Writes one frame, given in parts so that nothing need be copied to put them together.
+    pub fn write(&self, frame: &Frame<'_, '_>) -> io::Result<()> {
+        let header = frame.offload.emit();
+        let mut slices = [IoSlice::new(&[]); 2 + MOST_PARTS];
+        let count = 2 + frame.parts.len();
+        let slices = slices.get_mut(..count).ok_or(io::ErrorKind::InvalidInput)?;
+        slices[0] = IoSlice::new(&header);
+        slices[1] = IoSlice::new(frame.head);
+        for (slice, part) in slices[2..].iter_mut().zip(frame.parts) {
+            *slice = IoSlice::new(part);
+        }
+        let whole = slices.iter().map(|part| part.len()).sum::<usize>();
+        if (&*self.file).write_vectored(slices)? < whole {
             return Err(io::ErrorKind::WriteZero.into());
         }
         Ok(())

@@ -3,6 +3,7 @@
 pub(crate) mod changes;
 pub(crate) mod clock;
 pub(crate) mod link;
+pub(crate) mod pace;
 pub(crate) mod power;
 pub(crate) mod udp;
 pub(crate) mod uplink;

@@ -31,7 +31,9 @@ pub(crate) fn super_frame(kind: u8, payload: usize, size: u16, flags: u8, option
 /// The packets that it stands for, as `bridge` cuts them.
 pub(crate) fn cut_by_bridge(frame: &[u8], offload: Offload) -> Vec<(Vec<u8>, Offload)> {
     let mut all = Vec::new();
-    let mut each = |frame: &[u8], offload: Offload| all.push((frame.to_vec(), Offload { hdr_len: 0, ..offload }));
+    let mut each = |head: &[u8], rest: &[u8], offload: Offload| {
+        all.push(([head, rest].concat(), Offload { hdr_len: 0, ..offload }));
+    };
     bridge::segment(frame, offload, 65_535, &mut each).expect("it can be cut");
     all
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bridge::Offload;
+use bridge::{Frame, Offload};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use tap::{MAX_FRAME, Tap};
+use tap::{MAX_FRAME, Priority, Tap};
 use wan::Line;
 
 use crate::counters::Counters;
@@ -21,7 +21,8 @@ use crate::translate::{Translator, Verdict};
 const AT_A_TIME: usize = 16;
 /// The kernel may wake the thread so much later than asked.
 const SLACK_NS: u64 = 1000;
-/// A line does not wait for the machines at its ends, where they all share few processors.
+/// A line does not wait for the machines at its ends, where they all share few processors: beside the priority that it has while its
+/// work ends.
 const NICE: i32 = -15;
 /// "File descriptor in bad state": what the TAP says when its device is gone.
 const GONE: i32 = 77;
@@ -38,6 +39,10 @@ impl Clock {
 
     pub(crate) fn now(self) -> Duration {
         self.0.elapsed()
+    }
+
+    fn at(self, time: Duration) -> Instant {
+        self.0 + time
     }
 }
 
@@ -106,18 +111,22 @@ impl Work {
     pub(crate) fn run(mut self) -> Counters {
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(SLACK_NS));
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+        let mut priority = Priority::of_this_thread();
         let mut scrap = vec![0; MAX_FRAME];
         while !self.control.stop.load(Ordering::Acquire) {
             self.heed();
             match self.read(&mut scrap) {
-                Ok(true) => self.write(),
+                Ok(true) => {
+                    priority.goes_on(self.clock.at(self.clock.now()));
+                    self.write();
+                }
                 Ok(false) => {
                     self.write();
-                    self.wait();
+                    self.wait(&mut priority);
                 }
                 Err(error) if error.raw_os_error() == Some(GONE) => break,
                 // The device is down: nothing to read until it is up again.
-                Err(_) => self.wait(),
+                Err(_) => self.wait(&mut priority),
             }
         }
         let missed = missed(self.input.name());
@@ -155,7 +164,7 @@ impl Work {
             match lock(translator).outbound(frame, offload, now) {
                 Verdict::Pass => {}
                 Verdict::Back => {
-                    let _ = self.input.write(offload, frame, &[]);
+                    let _ = self.input.write(&Frame { offload, head: frame, parts: &[] });
                     return Ok(true);
                 }
                 Verdict::Drop => {
@@ -178,7 +187,7 @@ impl Work {
                 if let Some((Side::Outside, translator)) = translator {
                     refused = lock(translator).inbound(head, offload, now) != Verdict::Pass;
                 }
-                unwritten = !refused && output.write(offload, head, rest).is_err();
+                unwritten = !refused && output.write(&Frame { offload, head, parts: &[rest] }).is_err();
             };
             if !direction.deliver(now, &mut each) {
                 return;
@@ -189,11 +198,13 @@ impl Work {
     }
 
     /// Waits for a frame, for the time of the next one that is under way, or for a word from outside.
-    fn wait(&self) {
-        let timeout = self.direction.next().map(|due| due.saturating_sub(self.clock.now()));
+    fn wait(&self, priority: &mut Priority) {
+        let now = self.clock.now();
+        let timeout = self.direction.next().map(|due| due.saturating_sub(now));
         if timeout == Some(Duration::ZERO) {
-            return;
+            return priority.goes_on(self.clock.at(now));
         }
+        priority.rested();
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut fds = [PollFd::new(&self.input, PollFlags::IN), PollFd::new(&self.control.wake, PollFlags::IN)];
         let _ = poll(&mut fds, timeout.as_ref());

@@ -139,7 +139,7 @@ fn a_stream_survives_a_line_that_loses_doubles_and_swaps() -> anyhow::Result<()>
     let Some(mut lab) = e2e::lab("stream")? else { return Ok(()) };
     let line = Line { delay: ms(1), jitter: ms(1), duplicate: 5000, reorder: 2000, ..Line::GOOD };
     let stretch = lab.stretch(["a", "b"], Lines::both(Line { loss: Loss::bursts(2000, 2), ..line }), 3)?;
-    transfer(&stretch.a, &stretch.b, stretch.b.underlay(), 16 << 20)?;
+    transfer(&stretch.a, &stretch.b, stretch.b.underlay(), 8 << 20)?;
     let report = stretch.line.stop()?;
     say(&report.to_json().to_string());
     // Super-frames came, and were cut.

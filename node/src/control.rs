@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::inbound::{Drops, Place};
 use crate::io::clock::SystemClock;
-use crate::io::tap::Tap;
 use crate::io::uplink::{Unsent, Uplink};
+use tap::Tap;
 
 /// Commands that wait for the driver. The engine bounds what is under way; this guards against the sum.
 const MAX_BACKLOG: usize = 16_384;

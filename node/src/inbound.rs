@@ -20,10 +20,9 @@ use tunnel::Endpoint;
 
 use crate::control::Input;
 use crate::io::clock::SystemClock;
-use crate::io::priority::Priority;
-use crate::io::tap::Tap;
 use crate::io::udp::{DataSocket, ReceiveBatch};
 use crate::io::uplink::Uplink;
+use tap::{Priority, Tap};
 
 /// Namespaces of one daemon: the top four bits of a receiver index name the namespace.
 pub(crate) const SLOTS: usize = 16;

@@ -16,9 +16,8 @@ use crate::control::Input;
 use crate::inbound::Drops;
 use crate::io::clock::SystemClock;
 use crate::io::pace::Pace;
-use crate::io::priority::Priority;
-use crate::io::tap::{MAX_FRAME, Tap};
 use crate::io::uplink::Uplink;
+use tap::{MAX_FRAME, Priority, Tap};
 
 /// Sealed bytes that are sent at the latest when this many wait: a super-frame, and some.
 const FLUSH_AT: usize = 128 * 1024;

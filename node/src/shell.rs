@@ -21,7 +21,6 @@ use crate::daemon::Daemon;
 use crate::dns::{Applied, Forwarder};
 use crate::inbound::{Drops, Lane};
 use crate::io::link::Interface;
-use crate::io::tap::Tap;
 use crate::io::threads::packet_threads;
 use crate::io::uplink::Uplink;
 use crate::outbound::Outbound;
@@ -29,6 +28,7 @@ use crate::report;
 use crate::runtime::{DRIVER_QUEUE, Progress, Running};
 use crate::state::{Settings, random};
 use crate::underlay::{Underlay, advertised};
+use tap::Tap;
 
 /// Inputs that may wait for the control thread.
 const CONTROL_QUEUE: usize = 4096;

@@ -1,4 +1,4 @@
-//! The edges of the program: clocks, the TAP device, the data socket, the kernel's links and routes.
+//! The edges of the program: clocks, the data socket, the kernel's links and routes.
 
 pub(crate) mod changes;
 pub(crate) mod clock;
@@ -6,8 +6,6 @@ pub(crate) mod link;
 pub(crate) mod offload;
 pub(crate) mod pace;
 pub(crate) mod power;
-pub(crate) mod priority;
-pub(crate) mod tap;
 pub(crate) mod threads;
 pub(crate) mod udp;
 pub(crate) mod uplink;

@@ -1,11 +1,16 @@
-//! A TAP device with virtio-net headers, so that super-frames and unfinished checksums pass in one call.
+//! A TAP device with virtio-net headers, so that super-frames and unfinished checksums pass in one call; and the priority of the
+//! threads that read and write it. Used by the program and by the laboratory's lines.
 //!
 //! The device lives as long as its file descriptor: when the process dies, however it dies, the kernel takes the
 //! device, its address and its routes away.
 
+mod priority;
+
+pub use priority::Priority;
+
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -13,7 +18,7 @@ use bridge::{Frame, Offload};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The largest frame the kernel hands over: a 64 KiB packet behind an Ethernet header.
-pub(crate) const MAX_FRAME: usize = 14 + 65_535;
+pub const MAX_FRAME: usize = 14 + 65_535;
 
 /// What a coalesced frame consists of at most, besides its headers.
 const MOST_PARTS: usize = 64;
@@ -27,7 +32,7 @@ const TUN_F_USO6: libc::c_uint = 0x40;
 
 /// One queue of an open TAP device, shared by the thread that reads it and those that write.
 #[derive(Clone)]
-pub(crate) struct Tap {
+pub struct Tap {
     queues: Arc<[File]>,
     queue: usize,
     name: String,
@@ -36,7 +41,7 @@ pub(crate) struct Tap {
 impl Tap {
     /// Makes the device, with so many queues, and gives its first one. `name` may hold `%d`, which the kernel replaces by the
     /// first free number.
-    pub(crate) fn create(name: &str, queues: usize) -> anyhow::Result<Self> {
+    pub fn create(name: &str, queues: usize) -> anyhow::Result<Self> {
         let mut name = name.to_owned();
         let mut files = Vec::new();
         for _ in 0..queues.max(1) {
@@ -53,7 +58,7 @@ impl Tap {
     }
 
     /// All queues.
-    pub(crate) fn queues(&self) -> impl Iterator<Item = Self> {
+    pub fn queues(&self) -> impl Iterator<Item = Self> {
         (0..self.queues.len()).map(|queue| Self { queue, ..self.clone() })
     }
 
@@ -62,12 +67,12 @@ impl Tap {
     }
 
     /// The name the kernel gave it.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Waits until a frame can be read, at most `timeout_ms`.
-    pub(crate) fn wait_readable(&self, timeout_ms: i64) -> io::Result<bool> {
+    pub fn wait_readable(&self, timeout_ms: i64) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.file(), PollFlags::IN)];
         let timeout = Timespec { tv_sec: timeout_ms / 1000, tv_nsec: (timeout_ms % 1000) * 1_000_000 };
         match poll(&mut fds, Some(&timeout)) {
@@ -78,7 +83,7 @@ impl Tap {
     }
 
     /// Reads one frame into `frame` without waiting; `None` if there is none.
-    pub(crate) fn read(&self, frame: &mut [u8]) -> io::Result<Option<(usize, Offload)>> {
+    pub fn read(&self, frame: &mut [u8]) -> io::Result<Option<(usize, Offload)>> {
         let mut header = [0; Offload::LEN];
         let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(frame)];
         match self.file().read_vectored(&mut parts) {
@@ -92,12 +97,12 @@ impl Tap {
     }
 
     /// Writes one frame, given in parts so that nothing need be copied to put them together.
-    pub(crate) fn write(&self, frame: &Frame<'_, '_>) -> io::Result<()> {
+    pub fn write(&self, frame: &Frame<'_, '_>) -> io::Result<()> {
         self.write_at(self.queue, frame)
     }
 
     /// As [`Self::write`], by the queue of another thread: the kernel answers the flow there.
-    pub(crate) fn write_at(&self, queue: usize, frame: &Frame<'_, '_>) -> io::Result<()> {
+    pub fn write_at(&self, queue: usize, frame: &Frame<'_, '_>) -> io::Result<()> {
         let header = frame.offload.emit();
         let mut slices = [IoSlice::new(&[]); 2 + MOST_PARTS];
         let count = 2 + frame.parts.len();
@@ -113,6 +118,12 @@ impl Tap {
             return Err(io::ErrorKind::WriteZero.into());
         }
         Ok(())
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file().as_fd()
     }
 }
 

@@ -191,7 +191,7 @@ impl Lab {
         Ok(capture)
     }
 
-    fn add_namespace(&self, name: &str) -> anyhow::Result<String> {
+    pub(crate) fn add_namespace(&self, name: &str) -> anyhow::Result<String> {
         let namespace = format!("{}-{name}", self.prefix);
         ip(&["netns", "add", &namespace])?;
         ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
@@ -350,7 +350,7 @@ fn join(namespace: &str, link: &str, other: &str, port: &str, bridge: &str) -> a
     Ok(())
 }
 
-fn ip(args: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn ip(args: &[&str]) -> anyhow::Result<()> {
     let output = Command::new("ip").args(args).stdin(Stdio::null()).output().context("Failed to run ip (iproute2)")?;
     ensure!(output.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
     Ok(())

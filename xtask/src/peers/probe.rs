@@ -3,10 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use e2e::wait;
 
-use super::iperf;
+use super::iperf::{self, Flood};
 use super::link::{Link, Underlay};
 use super::machine::{CALM, Spent, Watch, wait_quiet};
 use super::peer::{Peer, Running};
@@ -61,12 +61,10 @@ pub(crate) fn row(peer: &dyn Peer, underlay: Underlay, plan: &mut Plan) -> Row {
 fn figures(peer: &dyn Peer, underlay: Underlay, plan: &mut Plan) -> anyhow::Result<Figures> {
     let link = Link::lay(underlay)?;
     let running = peer.start(&link)?;
-    let reached = wait::until_ok("the first echo", Duration::from_secs(20), || link.a.ping_once(&running.to));
-    reached.with_context(|| running.last_words())?;
     let daemons = running.daemons.iter().map(e2e::Process::pid).collect();
     let probe = Probe { link: &link, running: &running, daemons };
-    let _server = measure::serve(&link.b)?;
-    probe.measure(plan).with_context(|| running.last_words())
+    let measured = probe.warm_up().and_then(|()| probe.measure(plan));
+    measured.map_err(|error| anyhow!("{error:#}; it said: {}", running.last_words()))
 }
 
 /// A program that runs, and what it connects.
@@ -78,7 +76,6 @@ struct Probe<'a> {
 
 impl Probe<'_> {
     fn measure(&self, plan: &mut Plan) -> anyhow::Result<Figures> {
-        self.warm_up()?;
         let mut figures = Figures { mtu: self.link.a.mtu(&self.running.device)?, ..Figures::default() };
         figures.idle = self.take(plan, "idle", |plan| self.trip(plan.pings))?.map(without_cost);
         for _ in 0..plan.rounds {
@@ -96,8 +93,7 @@ impl Probe<'_> {
         let back = self.take(plan, "four streams back", |plan| self.streams(plan.four, 4, Direction::Back))?;
         figures.four[1] = back.map(with_cost);
         for (flood, bytes) in figures.floods.iter_mut().zip(FLOODS) {
-            let sent = |plan: &Plan| iperf::flood(&self.link.a, &self.running.to, plan.flood, bytes);
-            *flood = self.take(plan, "packets", sent)?.map(without_cost);
+            *flood = self.take(plan, "packets", |plan| self.flood(plan.flood, bytes))?.map(without_cost);
         }
         figures.memory = self.daemons.iter().map(|pid| memory(*pid)).collect::<anyhow::Result<_>>()?;
         Ok(figures)
@@ -105,6 +101,7 @@ impl Probe<'_> {
 
     /// Paths are chosen, and what they carry is found out, by the first packets.
     fn warm_up(&self) -> anyhow::Result<()> {
+        wait::until_ok("the first echo", Duration::from_secs(20), || self.link.a.ping_once(&self.running.to))?;
         measure::round_trips(&self.link.a, &self.running.to, 50)?;
         self.streams(1, 1, Direction::There)?;
         wait::pause(Duration::from_secs(1));
@@ -112,7 +109,14 @@ impl Probe<'_> {
     }
 
     fn streams(&self, seconds: u32, count: u32, direction: Direction) -> anyhow::Result<iperf::Stream> {
+        // Each time another server: what went wrong with one shall not hold up the next.
+        let _server = measure::serve(&self.link.b)?;
         iperf::end(iperf::begin(&self.link.a, &self.running.to, seconds, count, direction)?)
+    }
+
+    fn flood(&self, seconds: u32, bytes: u32) -> anyhow::Result<Flood> {
+        let _server = measure::serve(&self.link.b)?;
+        iperf::flood(&self.link.a, &self.running.to, seconds, bytes)
     }
 
     fn trip(&self, count: u32) -> anyhow::Result<Trip> {
@@ -121,6 +125,7 @@ impl Probe<'_> {
 
     /// Four streams, and echoes for as long as they last, but for their beginning.
     fn loaded(&self, seconds: u32) -> anyhow::Result<(iperf::Stream, Trip)> {
+        let _server = measure::serve(&self.link.b)?;
         let load = iperf::begin(&self.link.a, &self.running.to, seconds, 4, Direction::There)?;
         wait::pause(Duration::from_millis(500));
         // A hundred in a second.

@@ -143,7 +143,7 @@ fn process(stat: &str) -> Option<Process> {
     })
 }
 
-/// Seconds used by all processes that do not descend from `ours`. The kernel's threads are left out: they work for us, too.
+/// Seconds used by all processes that do not descend from `ours`, but for the kernel's threads: they work for us, too.
 fn others(processes: &BTreeMap<u32, Process>, ours: u32) -> f64 {
     const KERNEL: u32 = 2;
     let descends = |pid: u32| {

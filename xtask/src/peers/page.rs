@@ -173,8 +173,18 @@ fn flood(flood: Option<&Taken<Flood>>) -> String {
 fn trip(trip: Option<&Taken<Trip>>) -> String {
     trip.map_or_else(none, |taken| {
         let Trip { median, p99 } = taken.value;
-        format!("{median:.3} ({p99:.3}){}", mark(taken.is_disturbed()))
+        format!("{} ({}){}", milliseconds(median), milliseconds(p99), mark(taken.is_disturbed()))
     })
+}
+
+/// No more digits than `ping` gives.
+fn milliseconds(value: f64) -> String {
+    let digits = match value {
+        10.0.. => 1,
+        1.0.. => 2,
+        _ => 3,
+    };
+    format!("{value:.digits$}")
 }
 
 fn none() -> String {
@@ -294,6 +304,11 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("The bare link changed by 100 % meanwhile"), "{page}");
+    }
+
+    #[test]
+    fn round_trips_have_no_more_digits_than_ping_gives() {
+        assert_eq!([0.0234, 1.234, 12.34, 105.0].map(milliseconds), ["0.023", "1.23", "12.3", "105.0"]);
     }
 
     #[test]

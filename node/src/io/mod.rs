@@ -3,7 +3,9 @@
 pub(crate) mod changes;
 pub(crate) mod clock;
 pub(crate) mod link;
+pub(crate) mod pace;
 pub(crate) mod power;
+pub(crate) mod priority;
 pub(crate) mod tap;
 pub(crate) mod udp;
 pub(crate) mod uplink;

@@ -7,11 +7,8 @@ use super::machine::CALM;
 use super::peer::Kind;
 use super::probe::Plan;
 use super::row::{Figures, Row, Run, Taken, Trip};
-use super::targets::{Section, Target, Wanted};
+use super::targets::{DISTURBED, DRIFT, Section, Target, Wanted};
 use crate::figures::show;
-
-/// Above this the bare link changed so much in a section that its ratios are doubtful.
-const DRIFT: f64 = 0.15;
 
 /// A program as the page names it.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +45,8 @@ pub(crate) fn page(setting: &Setting, sections: &[Section]) -> String {
 
 fn head(setting: &Setting, sections: &[Section]) -> String {
     let Setting { date, machine, plan, minutes, .. } = setting;
-    let rows = sections.iter().flat_map(|section| &section.rows).filter_map(|row| row.figures.as_ref().ok());
-    let (disturbed, all) = rows.map(Figures::disturbed).fold((0, 0), |sum, row| (sum.0 + row.0, sum.1 + row.1));
+    let sums = sections.iter().map(Section::disturbed);
+    let (disturbed, all) = sums.fold((0, 0), |sum, section| (sum.0 + section.0, sum.1 + section.1));
     let quick = if *plan == Plan::QUICK { " Short runs (`--quick`): a look, no measurement." } else { "" };
     format!(
         "# Speed\n\n\
@@ -65,7 +62,8 @@ fn head(setting: &Setting, sections: &[Section]) -> String {
 fn wishes(sections: &[Section]) -> String {
     let mut text = String::from("\n## What is wanted, and what is\n\n| |");
     for section in sections {
-        let _ = write!(text, " {} |", lowercase(section.underlay.title()));
+        let doubtful = if section.is_doubtful() { " (doubtful)" } else { "" };
+        let _ = write!(text, " {}{doubtful} |", lowercase(section.underlay.title()));
     }
     let _ = writeln!(text, "\n|---|{}", "---|".repeat(sections.len()));
     let columns: Vec<Vec<Target>> = sections.iter().map(Section::targets).collect();
@@ -73,7 +71,16 @@ fn wishes(sections: &[Section]) -> String {
         let cells: Vec<String> = columns.iter().map(|column| wish(&column[at])).collect();
         let _ = writeln!(text, "| {} | {} |", columns[0][at].what, cells.join(" | "));
     }
-    text += "\nOf the two ways the worse one counts.\n";
+    text += "\nOf the two ways the worse one counts.";
+    if sections.iter().any(Section::is_doubtful) {
+        let (drift, disturbed) = (DRIFT * 100.0, DISTURBED * 100.0);
+        let _ = write!(
+            text,
+            " Doubtful is what was reckoned while the bare link changed by more than {drift:.0} %, or others disturbed more\n\
+             than {disturbed:.0} % of the measurements."
+        );
+    }
+    text.push('\n');
     text
 }
 
@@ -92,8 +99,8 @@ fn wish(target: &Target) -> String {
 
 fn section(section: &Section) -> String {
     let mut text = format!("\n## {}\n\n{}\n", section.underlay.title(), section.underlay.about());
-    if let Some(drift) = section.drift().filter(|drift| *drift > DRIFT) {
-        let _ = writeln!(text, "The bare link changed by {:.0} % meanwhile: its ratios are doubtful.", drift * 100.0);
+    if let Some(drift) = section.drift() {
+        let _ = writeln!(text, "The bare link changed by {:.0} % meanwhile.", drift * 100.0);
     }
     text += "\n| | carries | MTU | one stream →, Gbit/s (least–most) | ← | four streams → | ← | → of the bare link \
              | processor, ns a byte (programs alone) | sent again, for a GB |\n|---|---|---|---|---|---|---|---|---|---|\n";

@@ -4,6 +4,11 @@ use super::link::Underlay;
 use super::peer::Kind;
 use super::row::{Figures, Row, Run, median};
 
+/// Above this the bare link changed so much meanwhile that ratios to it are doubtful.
+pub(crate) const DRIFT: f64 = 0.15;
+/// Above this share of disturbed values all of them are doubtful.
+pub(crate) const DISTURBED: f64 = 0.2;
+
 /// All that was measured on one underlay.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Section {
@@ -62,6 +67,20 @@ impl Section {
         let speeds: Vec<f64> = self.of(Kind::Bare).filter_map(|(_, figures)| figures.both(Run::speed)).collect();
         let (first, last) = (*speeds.first()?, *speeds.last()?);
         (speeds.len() > 1).then(|| first.max(last) / first.min(last) - 1.0)
+    }
+
+    /// How many values were measured while others were at work, and of how many.
+    pub(crate) fn disturbed(&self) -> (usize, usize) {
+        let figures = self.rows.iter().filter_map(|row| row.figures.as_ref().ok());
+        figures.map(Figures::disturbed).fold((0, 0), |sum, row| (sum.0 + row.0, sum.1 + row.1))
+    }
+
+    /// Whether what is reckoned from these values says little.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        let (disturbed, all) = self.disturbed();
+        #[expect(clippy::cast_precision_loss, reason = "some hundred")]
+        let many = disturbed as f64 > all as f64 * DISTURBED;
+        many || self.drift().is_some_and(|drift| drift > DRIFT)
     }
 
     /// The fastest program of others, one stream this way, and how fast.
@@ -167,6 +186,18 @@ pub(crate) mod tests {
     fn wishes_are_met_or_not() {
         let met: Vec<Option<bool>> = section().targets().iter().map(Target::is_met).collect();
         assert_eq!(met, [true, true, true, false, true, false].map(Some));
+    }
+
+    #[test]
+    fn a_link_that_changed_and_many_disturbed_values_are_doubtful() {
+        let mut section = section();
+        assert!(section.is_doubtful());
+        section.rows[5] = section.rows[0].clone();
+        assert!(!section.is_doubtful());
+        for run in section.rows[2].figures.as_mut().unwrap().one.iter_mut().flatten() {
+            run.foreign = 1.0;
+        }
+        assert_eq!((section.disturbed(), section.is_doubtful()), ((6, 18), true));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! It needs root, `/dev/net/tun` and the tools that `cargo xtask test` installs.
 #![forbid(unsafe_code)]
 
+mod cable;
 pub mod dhcp_client;
 mod edge;
 mod extra;

@@ -34,7 +34,13 @@ pub(crate) fn cut_by_bridge(frame: &[u8], offload: Offload) -> Vec<(Vec<u8>, Off
     let mut each = |head: &[u8], rest: &[u8], offload: Offload| {
         all.push(([head, rest].concat(), Offload { hdr_len: 0, ..offload }));
     };
-    bridge::segment(frame, offload, 65_535, &mut each).expect("it can be cut");
+    // More room, and several would stay together.
+    let one = if offload.is_super_frame() {
+        usize::from(offload.hdr_len) - ETHERNET + usize::from(offload.gso_size)
+    } else {
+        65_535
+    };
+    bridge::segment(frame, offload, one, &mut each).expect("it can be cut");
     all
 }
 

@@ -8,10 +8,12 @@
 //! It needs root, `/dev/net/tun` and the tools that `cargo xtask test` installs.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod dhcp_client;
 mod edge;
 mod extra;
 mod lab;
+pub mod load;
 mod measure;
 pub mod nemesis;
 mod nine;

@@ -175,11 +175,22 @@ impl Node {
     /// # Errors
     /// There is no binary.
     pub fn overlay_process(&self, args: &[&str]) -> anyhow::Result<Process> {
+        self.overlay_after(&[], args)
+    }
+
+    fn overlay_after(&self, before: &[&str], args: &[&str]) -> anyhow::Result<Process> {
         let binary = overlay_binary()?;
         let state = self.state();
-        let mut command = vec![path(&binary)?, "--state", path(&state)?];
-        command.extend_from_slice(args);
-        self.spawn(&command)
+        self.spawn(&[before, &[path(&binary)?, "--state", path(&state)?], args].concat())
+    }
+
+    /// Runs `overlay …` to its end, with a command in front of it that runs it; its standard output.
+    ///
+    /// # Errors
+    /// It fails, or does not end within a minute.
+    pub fn overlay_by(&self, before: &[&str], args: &[&str]) -> anyhow::Result<String> {
+        let finished = self.overlay_after(before, args)?.finish(Duration::from_secs(60))?;
+        finished.ok().with_context(|| format!("overlay {}", args.join(" ")))
     }
 
     /// Runs `overlay …` to its end.
@@ -196,6 +207,17 @@ impl Node {
     /// It fails.
     pub fn overlay_ok(&self, args: &[&str]) -> anyhow::Result<String> {
         self.overlay(args)?.ok().with_context(|| format!("overlay {}", args.join(" ")))
+    }
+
+    /// What of the daemon's memory is resident, in KiB.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resident_kib(&mut self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.daemon()?.pid()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("it has ended")?;
+        let number = line.split_whitespace().nth(1).context("VmRSS: NUMBER kB")?;
+        Ok(number.parse()?)
     }
 
     /// A token for one more member.

@@ -10,6 +10,7 @@ mod dhclient;
 mod dhcpcd;
 mod dns;
 mod five_nodes;
+mod flood;
 mod handover;
 mod idle;
 mod lab_itself;

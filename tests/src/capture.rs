@@ -1,10 +1,16 @@
 //! Reads what `tcpdump` wrote: the UDP datagrams over IPv4 in it.
 
+use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 
 use anyhow::{bail, ensure};
 
+/// The first four bytes of a message that begins a handshake.
+pub const INIT: [u8; 4] = [1, 1, 0, 0];
+/// The shortest and the longest of them.
+pub const INIT_LENGTHS: (usize, usize) = (204, 1200);
 /// The file header, and the header of each frame.
 const FILE: usize = 24;
 const FRAME: usize = 16;
@@ -98,6 +104,23 @@ impl Datagram {
             None => vec![whole],
         }
     }
+}
+
+/// The datagrams in a capture that begin a handshake with the target.
+///
+/// # Errors
+/// There is no such capture.
+pub fn inits(capture: &Path, target: SocketAddrV4) -> anyhow::Result<Vec<Vec<u8>>> {
+    let mut inits = Vec::new();
+    let mut capture = Capture::read(File::open(capture)?)?;
+    let (shortest, longest) = INIT_LENGTHS;
+    while let Some(datagram) = capture.next()? {
+        let fits = datagram.payload.starts_with(&INIT) && (shortest..=longest).contains(&datagram.payload.len());
+        if fits && datagram.to == target {
+            inits.push(datagram.payload);
+        }
+    }
+    Ok(inits)
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {

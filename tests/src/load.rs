@@ -1,6 +1,7 @@
 //! What a member does under load: how much arrives in each second, how soon it answers, how much memory it takes.
 
 use std::fmt;
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -110,6 +111,40 @@ impl fmt::Display for Answers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (median, worst) = (self.median().as_millis(), self.worst().as_millis());
         write!(f, "{} answers, after {median} ms in the median and {worst} at worst", self.0.len())
+    }
+}
+
+/// What of a process's memory is resident, in KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Resident {
+    /// What it has written to.
+    pub own: u64,
+    /// The program itself, and libraries: as much of them as has run so far.
+    pub code: u64,
+}
+
+impl Resident {
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let number = |field: &str| {
+            let line = status.lines().find(|line| line.starts_with(field)).context("it has ended")?;
+            Ok::<u64, anyhow::Error>(line.split_whitespace().nth(1).context("NAME: NUMBER kB")?.parse()?)
+        };
+        Ok(Self { own: number("RssAnon:")?, code: number("RssFile:")? })
+    }
+
+    /// Both.
+    pub fn all(self) -> u64 {
+        self.own + self.code
+    }
+}
+
+impl fmt::Display for Resident {
+    #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |kib: u64| kib as f64 / 1024.0;
+        let (all, own, code) = (mib(self.all()), mib(self.own), mib(self.code));
+        write!(f, "{all:.1} MiB resident ({own:.1} own, {code:.1} code)")
     }
 }
 

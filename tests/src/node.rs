@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use serde_json::Value;
 
 use crate::lab::{INTERNET, exec, in_namespace, path};
+use crate::load::Resident;
 use crate::process::{Finished, Process};
 use crate::wait;
 
@@ -209,15 +210,12 @@ impl Node {
         self.overlay(args)?.ok().with_context(|| format!("overlay {}", args.join(" ")))
     }
 
-    /// What of the daemon's memory is resident, in KiB.
+    /// What of the daemon's memory is resident.
     ///
     /// # Errors
     /// It has ended.
-    pub fn resident_kib(&mut self) -> anyhow::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.daemon()?.pid()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("it has ended")?;
-        let number = line.split_whitespace().nth(1).context("VmRSS: NUMBER kB")?;
-        Ok(number.parse()?)
+    pub fn resident(&mut self) -> anyhow::Result<Resident> {
+        Resident::of(self.daemon()?.pid())
     }
 
     /// A token for one more member.

@@ -15,12 +15,12 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use e2e::capture::{Capture, Datagram};
+use e2e::capture::{self, Capture, INIT, INIT_LENGTHS};
 use e2e::wait;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
@@ -38,27 +38,21 @@ const KEPT: usize = 256;
 /// Every recorded datagram is sent so often in a row: it is replayed before the next one is there, and after.
 const TIMES: usize = 8;
 
-/// A message's first four bytes: handshake, version 1.
-const INIT: [u8; 4] = [1, 1, 0, 0];
-/// The shortest and the longest of them.
-const INIT_LENGTHS: (usize, usize) = (204, 1200);
-
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let [what, target, rest @ ..] = &args[..] else { bail!("flood WHAT TARGET …") };
     let target: SocketAddrV4 = target.parse()?;
-    let sender = Sender::new(target)?;
-    thread::scope(|scope| {
-        scope.spawn(|| sender.report());
-        match (*what, rest) {
-            ("garbage", []) => garbage(&sender),
-            ("forged", [index]) => forged(&sender, u32::from_str_radix(index, 16)?),
-            ("inits", [capture]) => inits(&sender, &recorded(Path::new(capture), target)?),
-            ("replay", [device]) => replay(&sender, target, device),
-            _ => bail!("unknown: {args:?}"),
-        }
-    })
+    let sender = Arc::new(Sender::new(target)?);
+    let reporting = Arc::clone(&sender);
+    thread::spawn(move || reporting.report());
+    match (*what, rest) {
+        ("garbage", []) => garbage(&sender),
+        ("forged", [index]) => forged(&sender, u32::from_str_radix(index, 16)?),
+        ("inits", [capture]) => inits(&sender, &capture::inits(Path::new(capture), target)?),
+        ("replay", [device]) => replay(&sender, target, device),
+        _ => bail!("unknown: {args:?}"),
+    }
 }
 
 /// Any bytes, of any length.
@@ -110,55 +104,48 @@ fn replay(sender: &Sender, target: SocketAddrV4, device: &str) -> anyhow::Result
     let own = sender.port()?;
     let filter = format!("udp and dst host {} and dst port {} and not src port {own}", target.ip(), target.port());
     let mut sniffer = Command::new("tcpdump")
-        .args(["-U", "-s", "0", "-Z", "root", "-w", "-", "-i", device, &filter])
+        .args(["-U", "--immediate-mode", "-s", "0", "-Z", "root", "-w", "-", "-i", device, &filter])
         .stdout(Stdio::piped())
         .spawn()
         .context("tcpdump")?;
     let mut capture = Capture::read(sniffer.stdout.take().context("its output is piped")?)?;
-    let kept: Mutex<VecDeque<Vec<u8>>> = Mutex::default();
-    let keep = |datagram: Datagram| {
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        for one in datagram.split() {
-            if kept.len() == KEPT {
-                kept.pop_front();
-            }
-            kept.push_back(one.to_vec());
+    let kept = Arc::new(Kept::default());
+    let keeping = Arc::clone(&kept);
+    thread::spawn(move || {
+        while let Ok(Some(datagram)) = capture.next() {
+            datagram.split().into_iter().for_each(|one| keeping.keep(one));
         }
-    };
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            while let Ok(Some(datagram)) = capture.next() {
-                keep(datagram);
-            }
-        });
-        let mut random = Random::new();
-        let mut bytes = Vec::new();
-        loop {
-            let of = |kept: &VecDeque<Vec<u8>>, n: u64| kept.get((n % kept.len().max(1) as u64) as usize).cloned();
-            let one = of(&kept.lock().unwrap_or_else(PoisonError::into_inner), random.next());
-            let Some(one) = one else {
-                wait::pause(Duration::from_millis(10));
-                continue;
-            };
-            bytes.clear();
-            (0..TIMES.min(LARGEST / one.len().max(1))).for_each(|_| bytes.extend_from_slice(&one));
-            sender.send(&bytes, one.len())?;
-        }
-    })
+    });
+    let mut random = Random::new();
+    let mut bytes = Vec::new();
+    loop {
+        let Some(one) = kept.one(random.next()) else {
+            wait::pause(Duration::from_millis(10));
+            continue;
+        };
+        bytes.clear();
+        (0..TIMES.min(LARGEST / one.len().max(1))).for_each(|_| bytes.extend_from_slice(&one));
+        sender.send(&bytes, one.len())?;
+    }
 }
 
-/// The datagrams in a capture that begin a handshake with the target.
-fn recorded(capture: &Path, target: SocketAddrV4) -> anyhow::Result<Vec<Vec<u8>>> {
-    let mut inits = Vec::new();
-    let mut capture = Capture::read(std::fs::File::open(capture)?)?;
-    while let Some(datagram) = capture.next()? {
-        let (shortest, longest) = INIT_LENGTHS;
-        let fits = datagram.payload.starts_with(&INIT) && (shortest..=longest).contains(&datagram.payload.len());
-        if fits && datagram.to == target {
-            inits.push(datagram.payload);
+/// The newest datagrams.
+#[derive(Default)]
+struct Kept(Mutex<VecDeque<Vec<u8>>>);
+
+impl Kept {
+    fn keep(&self, datagram: &[u8]) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == KEPT {
+            kept.pop_front();
         }
+        kept.push_back(datagram.to_vec());
     }
-    Ok(inits)
+
+    fn one(&self, random: u64) -> Option<Vec<u8>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(usize::try_from(random.checked_rem(kept.len() as u64)?).ok()?).cloned()
+    }
 }
 
 /// A socket, and what it has sent.

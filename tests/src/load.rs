@@ -59,6 +59,11 @@ impl Stream {
         self.taken = rates.len();
         Ok(new)
     }
+
+    /// The server and the client.
+    pub fn into_processes(self) -> Vec<Process> {
+        vec![self.server, self.client]
+    }
 }
 
 /// How long a daemon took to answer, each time that it was asked.

@@ -158,6 +158,7 @@ struct Sender {
 impl Sender {
     fn new(target: SocketAddrV4) -> anyhow::Result<Self> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_broadcast(true)?;
         Ok(Self { socket, target: target.into(), sent: AtomicU64::new(0) })
     }
 
@@ -177,8 +178,8 @@ impl Sender {
                 self.sent.fetch_add(count as u64, Ordering::Relaxed);
                 Ok(())
             }
-            // The target is restarted, or buffers are full.
-            Err(Errno::ECONNREFUSED | Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => Ok(()),
+            // The target is restarted, buffers are full, or the device carries less.
+            Err(Errno::ECONNREFUSED | Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR | Errno::EMSGSIZE) => Ok(()),
             Err(error) => Err(error).with_context(|| format!("{} bytes by {length}", bytes.len())),
         }
     }

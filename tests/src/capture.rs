@@ -53,7 +53,7 @@ impl<R: Read> Capture<R> {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn next(&mut self) -> anyhow::Result<Option<Datagram>> {
+    pub fn read_next(&mut self) -> anyhow::Result<Option<Datagram>> {
         loop {
             let mut header = [0; FRAME];
             match self.file.read_exact(&mut header) {
@@ -114,7 +114,7 @@ pub fn inits(capture: &Path, target: SocketAddrV4) -> anyhow::Result<Vec<Vec<u8>
     let mut inits = Vec::new();
     let mut capture = Capture::read(File::open(capture)?)?;
     let (shortest, longest) = INIT_LENGTHS;
-    while let Some(datagram) = capture.next()? {
+    while let Some(datagram) = capture.read_next()? {
         let fits = datagram.payload.starts_with(&INIT) && (shortest..=longest).contains(&datagram.payload.len());
         if fits && datagram.to == target {
             inits.push(datagram.payload);

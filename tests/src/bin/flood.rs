@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use e2e::capture::{self, Capture, INIT, INIT_LENGTHS};
 use e2e::wait;
 use nix::errno::Errno;
@@ -83,20 +83,20 @@ fn forged(sender: &Sender, index: u32) -> anyhow::Result<()> {
 
 /// Inits with any content, and in turn with them those that were recorded.
 fn inits(sender: &Sender, recorded: &[Vec<u8>]) -> anyhow::Result<()> {
-    ensure!(!recorded.is_empty(), "nothing of the capture begins a handshake");
     let mut random = Random::new();
     let mut bytes = Vec::new();
-    for init in recorded.iter().cycle() {
+    let mut recorded = recorded.iter().cycle();
+    loop {
         let length = random.length(INIT_LENGTHS.0, INIT_LENGTHS.1).min(INIT_LENGTHS.1);
         bytes.clear();
         bytes.extend_from_slice(random.some(length));
         bytes.chunks_mut(length).for_each(|datagram| datagram[..4].copy_from_slice(&INIT));
         sender.send(&bytes, length)?;
+        let Some(init) = recorded.next() else { continue };
         bytes.clear();
         (0..IN_A_CALL.min(LARGEST / init.len())).for_each(|_| bytes.extend_from_slice(init));
         sender.send(&bytes, init.len())?;
     }
-    Ok(())
 }
 
 /// What passes the device on its way to the target, while it is fresh and when it is no longer.
@@ -112,7 +112,7 @@ fn replay(sender: &Sender, target: SocketAddrV4, device: &str) -> anyhow::Result
     let kept = Arc::new(Kept::default());
     let keeping = Arc::clone(&kept);
     thread::spawn(move || {
-        while let Ok(Some(datagram)) = capture.next() {
+        while let Ok(Some(datagram)) = capture.read_next() {
             datagram.split().into_iter().for_each(|one| keeping.keep(one));
         }
     });
@@ -214,7 +214,7 @@ impl Random {
 
     /// Mostly up to `longest`; now and then as long as a datagram can be.
     fn length(&mut self, shortest: usize, longest: usize) -> usize {
-        let longest = if self.next() % LARGE_EVERY == 0 { LARGEST } else { longest };
+        let longest = if self.next().is_multiple_of(LARGE_EVERY) { LARGEST } else { longest };
         shortest + (self.next() % (longest - shortest + 1) as u64) as usize
     }
 

@@ -74,7 +74,10 @@ fn beside(what: &str, load: impl FnOnce(&Scene) -> anyhow::Result<Vec<Process>>)
 /// Both members are on one processor, and under load they answer, renew their addresses and take a new member in.
 fn watched(what: &str, load: impl FnOnce(&Scene) -> anyhow::Result<Vec<Process>>) -> anyhow::Result<()> {
     let Some(mut scene) = Scene::new()? else { return Ok(()) };
-    let (calm, ()) = Answers::during(&scene.b, ON_IT, || Ok(wait::pause(CALM)))?;
+    let (calm, ()) = Answers::during(&scene.b, ON_IT, || {
+        wait::pause(CALM);
+        Ok(())
+    })?;
     let ends = [lease_end(&scene.a)?, lease_end(&scene.b)?];
     let load = load(&scene)?;
     let start = wait::now();

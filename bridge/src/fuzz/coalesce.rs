@@ -135,7 +135,9 @@ impl Seen {
 fn note(packets: &mut Packets, frame: &[u8], offload: Offload) {
     let flow = Flow::of(&frame[ETHERNET..]);
     let of_flow = packets.entry(flow).or_default();
-    let cut = segment(frame, offload, MOST.1, &mut |head, payload, offload| {
+    // No two segments fit into this.
+    let one = Layout::of(&frame[ETHERNET..]).map_or(MOST.1, |layout| layout.payload + usize::from(offload.gso_size));
+    let cut = segment(frame, offload, one, &mut |head, payload, offload| {
         let mut whole = [head, payload].concat();
         begin_anew(&mut whole, offload);
         let packet = &mut whole[ETHERNET..];

@@ -1,5 +1,7 @@
 //! One function per decoder, for whoever feeds it random bytes: total, and asserting what must always hold.
 
+mod coalesce;
+
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,10 @@ use smoltcp::wire::EthernetAddress;
 use crate::ipv4::Ipv4;
 use crate::offload::ETHERNET;
 use crate::{Bridge, Config, Inbound, Offload, Outbound, Resolution, complete_checksum, segment};
+
+pub use coalesce::coalesce;
+#[cfg(test)]
+pub(crate) use coalesce::{COMPLETE, ELSEWHERE, PAUSE};
 
 /// The virtual MAC in all that follows.
 pub const GATEWAY: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);

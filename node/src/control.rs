@@ -27,7 +27,7 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// What the control thread is told.
 pub(crate) enum Input {
-    Frame { frame: Vec<u8>, offload: Offload },
+    Frame { frame: Vec<u8>, offload: Offload, place: Place },
     Datagram { from: tunnel::Endpoint, datagram: Vec<u8>, place: Place },
     Opened { peer: PeerId, kind: tunnel::Kind, payload: Vec<u8>, place: Place },
     Roamed { roamed: Roamed, place: Place },
@@ -92,8 +92,14 @@ impl Control {
     fn take(&mut self, input: Input, now: Now) {
         let engine = &mut self.engine;
         match input {
-            Input::Frame { frame, offload } => engine.handle_frame(&frame, offload, now),
+            Input::Frame { frame, offload, place } => {
+                engine.handle_frame(&frame, offload, now);
+                drop(place);
+            }
             Input::Datagram { from, datagram, place } => {
+                if self.drops.take_pressure() {
+                    engine.handle_pressure(now);
+                }
                 engine.handle_datagram(from, &datagram, now);
                 drop(place);
             }

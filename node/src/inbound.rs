@@ -1,8 +1,8 @@
 //! The inbound thread: data socket → open → TAP, for all namespaces of the daemon; and data socket → open → seal → data socket
 //! for what we carry between others.
 //!
-//! What comes from outside may fill only its [`Share`] of control's queue: strangers a small one, members half of it.
-//! The rest is for this machine's frames and for the overlay.
+//! What comes from outside may fill only its [`Share`] of control's queue: strangers a small one, members half of it, this machine's
+//! own programs a quarter. The rest is for the overlay, and for whoever asks.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -46,6 +46,8 @@ pub(crate) struct Drops {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     strangers: AtomicUsize,
     members: AtomicUsize,
+    programs: AtomicUsize,
+    pressed: AtomicBool,
 }
 
 impl Drops {
@@ -60,17 +62,25 @@ impl Drops {
         match share {
             Share::Strangers => &self.strangers,
             Share::Members => &self.members,
+            Share::Programs => &self.programs,
         }
+    }
+
+    /// Whether strangers have sent more than their share since the last call.
+    pub(crate) fn take_pressure(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed) && self.pressed.swap(false, Ordering::Relaxed)
     }
 }
 
 /// Whose part of control's queue an input takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Share {
+pub(crate) enum Share {
     /// Handshakes, and indices without a session: anybody can send them.
     Strangers,
     /// What names or comes through a session.
     Members,
+    /// What this machine's programs send.
+    Programs,
 }
 
 impl Share {
@@ -79,12 +89,14 @@ impl Share {
         match self {
             Self::Strangers => 256,
             Self::Members => 2048,
+            Self::Programs => 1024,
         }
     }
     fn overflow(self) -> &'static str {
         match self {
             Self::Strangers => "too-many-from-strangers",
             Self::Members => "too-many-from-members",
+            Self::Programs => "too-many-from-programs",
         }
     }
 }
@@ -99,7 +111,13 @@ impl Place {
     fn take(drops: &Arc<Drops>, share: Share) -> Option<Self> {
         let before = drops.waiting(share).fetch_add(1, Ordering::Relaxed);
         let place = Self { drops: Arc::clone(drops), share };
-        (before < share.limit()).then_some(place)
+        if before < share.limit() {
+            return Some(place);
+        }
+        if share == Share::Strangers {
+            drops.pressed.store(true, Ordering::Relaxed);
+        }
+        None
     }
 }
 
@@ -287,12 +305,21 @@ impl Lane {
         }
     }
 
-    /// Copies nothing before there is room for it.
     fn hand_over(&self, share: Share, input: impl FnOnce(Place) -> Input) {
-        let Some(place) = Place::take(&self.drops, share) else { return self.drops.count(share.overflow()) };
-        if self.control.try_send(input(place)).is_err() {
-            self.drops.count("control-queue-full");
-        }
+        hand_over(&self.control, &self.drops, share, input);
+    }
+}
+
+/// Copies nothing before there is room for it.
+pub(crate) fn hand_over(
+    control: &SyncSender<Input>,
+    drops: &Arc<Drops>,
+    share: Share,
+    input: impl FnOnce(Place) -> Input,
+) {
+    let Some(place) = Place::take(drops, share) else { return drops.count(share.overflow()) };
+    if control.try_send(input(place)).is_err() {
+        drops.count("control-queue-full");
     }
 }
 

@@ -13,7 +13,7 @@ use engine::codel::Queue;
 use engine::fast::{self, Datagrams, Verdict};
 
 use crate::control::Input;
-use crate::inbound::Drops;
+use crate::inbound::{self, Drops, Share};
 use crate::io::clock::SystemClock;
 use crate::io::pace::Pace;
 use crate::io::uplink::Uplink;
@@ -21,6 +21,8 @@ use tap::{MAX_FRAME, Priority, Tap};
 
 /// Sealed bytes that are sent at the latest when this many wait: a super-frame, and some.
 const FLUSH_AT: usize = 128 * 1024;
+/// As many frames are read at the latest before the clock and the snapshot are looked at again, whatever becomes of them.
+const LOOK_AFTER: usize = 1024;
 
 /// What the outbound thread needs.
 pub(crate) struct Outbound {
@@ -69,7 +71,9 @@ impl Outbound {
         let snapshot = self.snapshot.load();
         let usable = snapshot.is_usable(now);
         let mut left = Left::Nothing;
+        let mut count = 0;
         while let Some((length, offload)) = self.tap.read(frame)? {
+            count += 1;
             let frame = &mut frame[..length];
             let verdict = if usable {
                 fast::outbound(&snapshot, frame, offload, queue.takes_one(now.mono), datagrams)
@@ -81,7 +85,7 @@ impl Outbound {
                 Verdict::Control => self.hand_over(frame, offload),
                 Verdict::Dropped(reason) => self.drops.count(reason),
             }
-            if datagrams.len() >= FLUSH_AT {
+            if datagrams.len() >= FLUSH_AT || count >= LOOK_AFTER {
                 left = Left::More;
                 break;
             }
@@ -102,9 +106,8 @@ impl Outbound {
     }
 
     fn hand_over(&self, frame: &[u8], offload: Offload) {
-        if self.control.try_send(Input::Frame { frame: frame.to_vec(), offload }).is_err() {
-            self.drops.count("control-queue-full");
-        }
+        let input = |place| Input::Frame { frame: frame.to_vec(), offload, place };
+        inbound::hand_over(&self.control, &self.drops, Share::Programs, input);
     }
 
     fn gone(&self, error: &io::Error) {

@@ -183,7 +183,19 @@ impl Lab {
     /// # Errors
     /// `tcpdump` does not start.
     pub fn capture(&self, file: &Path) -> anyhow::Result<Process> {
-        let mut capture = self.spawn(&["tcpdump", "-U", "-s", "0", "-i", "br0", "-Z", "root", "-w", path(file)?])?;
+        let mut capture = self.spawn(&[
+            "tcpdump",
+            "-U",
+            "--immediate-mode",
+            "-s",
+            "0",
+            "-i",
+            "br0",
+            "-Z",
+            "root",
+            "-w",
+            path(file)?,
+        ])?;
         capture.wait_for_line(Duration::from_secs(10), |line| line.contains("listening on"))?;
         Ok(capture)
     }

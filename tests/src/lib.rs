@@ -9,11 +9,13 @@
 #![forbid(unsafe_code)]
 
 mod cable;
+pub mod capture;
 pub mod dhcp_client;
 mod edge;
 mod extra;
 mod lab;
 mod line;
+pub mod load;
 mod measure;
 pub mod nemesis;
 mod nine;

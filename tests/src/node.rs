@@ -12,6 +12,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
 use crate::lab::{INTERNET, exec, in_namespace, path};
+use crate::load::Resident;
 use crate::process::{Finished, Process};
 use crate::wait;
 
@@ -178,11 +179,22 @@ impl Node {
     /// # Errors
     /// There is no binary.
     pub fn overlay_process(&self, args: &[&str]) -> anyhow::Result<Process> {
+        self.overlay_after(&[], args)
+    }
+
+    fn overlay_after(&self, before: &[&str], args: &[&str]) -> anyhow::Result<Process> {
         let binary = overlay_binary()?;
         let state = self.state();
-        let mut command = vec![path(&binary)?, "--state", path(&state)?];
-        command.extend_from_slice(args);
-        self.spawn(&command)
+        self.spawn(&[before, &[path(&binary)?, "--state", path(&state)?], args].concat())
+    }
+
+    /// Runs `overlay …` to its end, with a command in front of it that runs it; its standard output.
+    ///
+    /// # Errors
+    /// It fails, or does not end within a minute.
+    pub fn overlay_by(&self, before: &[&str], args: &[&str]) -> anyhow::Result<String> {
+        let finished = self.overlay_after(before, args)?.finish(Duration::from_secs(60))?;
+        finished.ok().with_context(|| format!("overlay {}", args.join(" ")))
     }
 
     /// Runs `overlay …` to its end.
@@ -199,6 +211,14 @@ impl Node {
     /// It fails.
     pub fn overlay_ok(&self, args: &[&str]) -> anyhow::Result<String> {
         self.overlay(args)?.ok().with_context(|| format!("overlay {}", args.join(" ")))
+    }
+
+    /// What of the daemon's memory is resident.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resident(&mut self) -> anyhow::Result<Resident> {
+        Resident::of(self.daemon()?.pid())
     }
 
     /// A token for one more member.

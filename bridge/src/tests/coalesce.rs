@@ -1,7 +1,10 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use std::path::Path;
+
 use super::*;
+use crate::fuzz::{COMPLETE, ELSEWHERE, PAUSE};
 use crate::offload::{GSO_ECN, GSO_TCPV4, GSO_UDP_L4, NEEDS_CSUM};
 use crate::{Coalescer, complete_checksum, segment};
 
@@ -435,4 +438,79 @@ fn add(bytes: &[u8], start: u32) -> u32 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     (sum & 0xffff) + (sum >> 16)
+}
+
+/// Writes the corpus anew: `cargo test -p bridge -- --ignored write_the_corpus`, after its layout changed on purpose.
+#[test]
+#[ignore = "writes files"]
+fn write_the_corpus() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/coalesce");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (name, packets) in samples() {
+        std::fs::write(folder.join(name), recorded(&packets)).unwrap();
+    }
+}
+
+#[test]
+fn the_corpus_is_put_together() {
+    for (name, packets) in samples() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/coalesce").join(name);
+        assert_eq!(std::fs::read(file).unwrap(), recorded(&packets), "{name}");
+        let honest: Vec<_> = packets.iter().map(|(_, offload, packet)| (*offload, packet.clone())).collect();
+        assert!(coalesce(&honest).len() < packets.len(), "{name}");
+    }
+}
+
+type Recorded = (u8, Offload, Vec<u8>);
+
+fn recorded(packets: &[Recorded]) -> Vec<u8> {
+    let one = |(what, offload, packet): &Recorded| {
+        [&[*what][..], &(packet.len() as u16).to_be_bytes(), &offload.to_wire(), packet].concat()
+    };
+    packets.iter().flat_map(one).collect()
+}
+
+/// Files of the corpus: trains, and what ends them or comes in between.
+fn samples() -> Vec<(&'static str, Vec<Recorded>)> {
+    let tcp = |n: u32| Packet { id: n as u16, ..Packet::tcp(n * 48, 48) };
+    let udp = |n: u32| Packet { tcp: false, dont_fragment: false, payload: vec![n as u8; 48], ..tcp(n) };
+    let with = |what: u8, packets: &[Packet]| -> Vec<Recorded> {
+        let emit = |packet: &Packet| (packet.emit(), what);
+        packets.iter().map(emit).map(|((offload, packet), what)| (what, offload, packet)).collect()
+    };
+    let train = |packet: &dyn Fn(u32) -> Packet, count: u32| (0..count).map(packet).collect::<Vec<_>>();
+    let between = |other: Recorded| {
+        let mut packets = with(0, &train(&udp, 4));
+        packets.insert(2, other);
+        packets
+    };
+    let mut fragment = udp(9).emit().1;
+    fragment[6] = 0x20;
+    let mut options = [&udp(9).emit().1[..20], &[1; 4], &udp(9).emit().1[20..]].concat();
+    (options[0], options[3]) = (0x46, options.len() as u8);
+    let whole = Packet { id: 2, payload: vec![7; 480], ..udp(0) }.emit();
+    let super_frame = Offload { gso_type: GSO_UDP_L4, gso_size: 48, ..whole.0 };
+    let ends = Packet { flags: ACK | PSH | FIN, payload: vec![1; 20], ..tcp(3) };
+    let pressed = Packet { flags: ACK | CWR | ECE, ..tcp(0) };
+    let told = |n: u32| Packet { flags: ACK | ECE, ..tcp(n) };
+    let ended = [&train(&tcp, 3)[..], &[ends, tcp(4)]].concat();
+    let paused = [with(0, &train(&tcp, 2)), with(PAUSE, &[tcp(2)]), with(0, &[tcp(3)])].concat();
+    let elsewhere = [with(0, &train(&tcp, 2)), with(ELSEWHERE, &[tcp(2), tcp(3)])].concat();
+    let many = |n: u32| Packet { port: (n % 9) as u8, id: (n / 9) as u16, ..Packet::tcp(n / 9 * 48, 48) };
+    let grouped = (0..27).map(|n| many(n % 3 * 9 + n / 3)).collect::<Vec<_>>();
+    vec![
+        ("tcp", with(0, &ended)),
+        ("tcp-complete", with(COMPLETE, &train(&tcp, 4))),
+        ("tcp-same-id", with(0, &train(&|n| Packet { id: 7, ..tcp(n) }, 3))),
+        ("tcp-congestion", with(0, &[pressed, told(1), told(2)])),
+        ("tcp-nine-flows", with(0, &grouped)),
+        ("udp", with(0, &train(&udp, 5))),
+        ("udp-complete", with(COMPLETE, &train(&udp, 5))),
+        ("udp-long", with(0, &train(&|n| Packet { payload: vec![3], ..udp(n) }, 66))),
+        ("fragment-between", between((0, PLAIN, fragment))),
+        ("options-between", between((0, PLAIN, options))),
+        ("super-frame-between", between((0, super_frame, whole.1))),
+        ("pause-between", paused),
+        ("station-between", elsewhere),
+    ]
 }

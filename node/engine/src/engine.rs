@@ -267,6 +267,11 @@ impl Engine {
         self.drain(now);
     }
 
+    /// Strangers send more than is looked at: whoever begins a handshake has to show that it receives at its address.
+    pub fn handle_pressure(&mut self, now: Now) {
+        self.tunnel.handle_pressure(now.mono);
+    }
+
     /// The overlay's answer or news.
     pub fn handle_overlay(&mut self, event: dht::Event, now: Now) {
         self.look(now);

@@ -4,7 +4,7 @@
 //! again into the very packets that came, except that packets which may not be fragmented may get other
 //! identifications, which mean nothing there (RFC 6864 section 4.1). So only what agrees in everything else is:
 //!
-//! - IPv4 without options, the same addresses, TOS, TTL and flags; the identification counts up, or stays the same
+//! - IPv4 without options and with the right checksum, the same addresses, TOS, TTL and flags; the identification counts up, or stays the same
 //!   in packets that may not be fragmented.
 //! - TCP with the same ports, acknowledgement, window, urgent pointer and options, the sequence without a gap, ACK
 //!   and no flags but PSH and FIN, which end a train, ECE, the same in all, and CWR, in the first only.
@@ -17,6 +17,7 @@
 
 use std::ops::Range;
 
+use crate::checksum::{fold, sum};
 use crate::headers::{
     ACK, CWR, ECE, FIN, MAX_HEADERS, PSH, TCP_FLAGS, is_complete, put, read_u16, read_u32, set_lengths,
 };
@@ -142,7 +143,10 @@ impl Segment<'_> {
             }
             Kind::Udp => usize::from(read_u16(self.packet, layout.transport + 4)) == self.packet.len() - MIN_HEADER,
         };
-        (flags_allow && layout.transport == MIN_HEADER && self.packet.len() > layout.payload).then_some(layout)
+        let plain = layout.transport == MIN_HEADER && self.packet.len() > layout.payload;
+        // A wrong checksum of the header would come out right.
+        let intact = flags_allow && plain && fold(sum(&self.packet[..MIN_HEADER])) == 0xffff;
+        intact.then_some(layout)
     }
 
     /// How much each segment of it carries, but for the last.

@@ -15,7 +15,7 @@ use engine::{Engine, NamespaceStatus, Output, Request, RequestId, Snapshot};
 use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::inbound::{Drops, Place};
+use crate::inbox::{Drops, Place};
 use crate::io::clock::SystemClock;
 use crate::io::uplink::{Unsent, Uplink};
 use tap::Tap;

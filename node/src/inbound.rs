@@ -1,14 +1,10 @@
 //! The inbound thread: data socket → open → TAP, for all namespaces of the daemon; and data socket → open → seal → data socket
 //! for what we carry between others.
-//!
-//! What comes from outside may fill only its [`Share`] of control's queue: strangers a small one, members half of it, this machine's
-//! own programs a quarter. The rest is for the overlay, and for whoever asks.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use bridge::{Coalescer, Ecn, Frame};
@@ -19,6 +15,7 @@ use libp2p::PeerId;
 use tunnel::Endpoint;
 
 use crate::control::Input;
+use crate::inbox::{self, Drops, Place, Share};
 use crate::io::clock::SystemClock;
 use crate::io::udp::{DataSocket, ReceiveBatch};
 use crate::io::uplink::Uplink;
@@ -39,93 +36,6 @@ pub(crate) struct Lane {
 
 /// The namespaces by slot.
 pub(crate) type Lanes = [Option<Arc<Lane>>; SLOTS];
-
-/// What the packet threads count and control reads. Locked only when something is dropped.
-#[derive(Default)]
-pub(crate) struct Drops {
-    counts: Mutex<BTreeMap<&'static str, u64>>,
-    strangers: AtomicUsize,
-    members: AtomicUsize,
-    programs: AtomicUsize,
-    pressed: AtomicBool,
-}
-
-impl Drops {
-    pub(crate) fn count(&self, reason: &'static str) {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
-    }
-    pub(crate) fn read(&self) -> BTreeMap<&'static str, u64> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn waiting(&self, share: Share) -> &AtomicUsize {
-        match share {
-            Share::Strangers => &self.strangers,
-            Share::Members => &self.members,
-            Share::Programs => &self.programs,
-        }
-    }
-
-    /// Whether strangers have sent more than their share since the last call.
-    pub(crate) fn take_pressure(&self) -> bool {
-        self.pressed.load(Ordering::Relaxed) && self.pressed.swap(false, Ordering::Relaxed)
-    }
-}
-
-/// Whose part of control's queue an input takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Share {
-    /// Handshakes, and indices without a session: anybody can send them.
-    Strangers,
-    /// What names or comes through a session.
-    Members,
-    /// What this machine's programs send.
-    Programs,
-}
-
-impl Share {
-    /// How many may wait at once.
-    fn limit(self) -> usize {
-        match self {
-            Self::Strangers => 256,
-            Self::Members => 2048,
-            Self::Programs => 1024,
-        }
-    }
-    fn overflow(self) -> &'static str {
-        match self {
-            Self::Strangers => "too-many-from-strangers",
-            Self::Members => "too-many-from-members",
-            Self::Programs => "too-many-from-programs",
-        }
-    }
-}
-
-/// A place in control's queue, given back when control has done with the input.
-pub(crate) struct Place {
-    drops: Arc<Drops>,
-    share: Share,
-}
-
-impl Place {
-    fn take(drops: &Arc<Drops>, share: Share) -> Option<Self> {
-        let before = drops.waiting(share).fetch_add(1, Ordering::Relaxed);
-        let place = Self { drops: Arc::clone(drops), share };
-        if before < share.limit() {
-            return Some(place);
-        }
-        if share == Share::Strangers {
-            drops.pressed.store(true, Ordering::Relaxed);
-        }
-        None
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.drops.waiting(self.share).fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Takes what comes by one queue of the socket, until `stop`.
 pub(crate) fn run(socket: &DataSocket, queue: usize, lanes: &ArcSwap<Lanes>, clock: &SystemClock, stop: &AtomicBool) {
@@ -207,7 +117,11 @@ impl<'l, 'b> Batch<'l, 'b> {
             // It does not say for whom: each namespace looks for its own mark.
             for lane in self.lanes.iter().flatten() {
                 let from = Endpoint::Direct(from);
-                lane.hand_over(Share::Strangers, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
+                lane.hand_over(Share::Strangers, datagram.len(), |place| Input::Datagram {
+                    from,
+                    datagram: datagram.to_vec(),
+                    place,
+                });
             }
         } else {
             count(self.lanes, "not-a-message");
@@ -239,7 +153,11 @@ pub(crate) fn from_stream(lanes: &Lanes, slot: usize, peer: PeerId, datagram: &m
         }
         Some(_) => lane.drops.count("no-such-slot"),
         None if tunnel::is_init(datagram) => {
-            lane.hand_over(Share::Members, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
+            lane.hand_over(Share::Members, datagram.len(), |place| Input::Datagram {
+                from,
+                datagram: datagram.to_vec(),
+                place,
+            });
         }
         None => lane.drops.count("not-a-message"),
     }
@@ -263,7 +181,7 @@ impl Lane {
         let sealed = |from: Endpoint, datagram: &[u8]| {
             let known = snapshot.receiving.contains_key(&index);
             let share = if known { Share::Members } else { Share::Strangers };
-            self.hand_over(share, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
+            self.hand_over(share, datagram.len(), |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
         };
         if !snapshot.is_usable(&now) {
             return sealed(from, datagram);
@@ -276,14 +194,14 @@ impl Lane {
             }
             Arrival::Opened { peer, kind, payload } => {
                 let opened = |place| Input::Opened { peer, kind, payload: payload.to_vec(), place };
-                self.hand_over(Share::Members, opened);
+                self.hand_over(Share::Members, payload.len(), opened);
             }
             Arrival::Dropped(reason) => self.drops.count(reason),
             Arrival::Sealed { from, datagram } => sealed(from, datagram),
             Arrival::Carried => {}
         }
         for roamed in received.roamed.into_iter().flatten() {
-            self.hand_over(Share::Members, |place| Input::Roamed { roamed, place });
+            self.hand_over(Share::Members, 0, |place| Input::Roamed { roamed, place });
         }
     }
 
@@ -305,26 +223,14 @@ impl Lane {
         }
     }
 
-    fn hand_over(&self, share: Share, input: impl FnOnce(Place) -> Input) {
-        hand_over(&self.control, &self.drops, share, input);
-    }
-}
-
-/// Copies nothing before there is room for it.
-pub(crate) fn hand_over(
-    control: &SyncSender<Input>,
-    drops: &Arc<Drops>,
-    share: Share,
-    input: impl FnOnce(Place) -> Input,
-) {
-    let Some(place) = Place::take(drops, share) else { return drops.count(share.overflow()) };
-    if control.try_send(input(place)).is_err() {
-        drops.count("control-queue-full");
+    fn hand_over(&self, share: Share, bytes: usize, input: impl FnOnce(Place) -> Input) {
+        inbox::hand_over(&self.control, &self.drops, share, bytes, input);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::mpsc::{Receiver, sync_channel};
 
     use dht::clock::{BootId, OwnerTime, ReplicaTime};
@@ -468,6 +374,6 @@ mod tests {
         (0..1000).for_each(|_| arrive(&lanes, message(1, 1, 300, 0)));
         assert_eq!(lane.drops.read(), BTreeMap::from([("control-queue-full", 999)]));
         drop(inputs);
-        assert_eq!(lane.drops.strangers.load(Ordering::Relaxed), 0);
+        assert_eq!(lane.drops.waiting(Share::Strangers), (0, 0));
     }
 }

@@ -9,6 +9,7 @@ mod control;
 mod daemon;
 mod dns;
 mod inbound;
+mod inbox;
 mod io;
 mod launch;
 mod mapping;

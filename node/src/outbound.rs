@@ -13,7 +13,7 @@ use engine::codel::Queue;
 use engine::fast::{self, Datagrams, Verdict};
 
 use crate::control::Input;
-use crate::inbound::{self, Drops, Share};
+use crate::inbox::{self, Drops, Share};
 use crate::io::clock::SystemClock;
 use crate::io::pace::Pace;
 use crate::io::uplink::Uplink;
@@ -107,7 +107,7 @@ impl Outbound {
 
     fn hand_over(&self, frame: &[u8], offload: Offload) {
         let input = |place| Input::Frame { frame: frame.to_vec(), offload, place };
-        inbound::hand_over(&self.control, &self.drops, Share::Programs, input);
+        inbox::hand_over(&self.control, &self.drops, Share::Programs, frame.len(), input);
     }
 
     fn gone(&self, error: &io::Error) {

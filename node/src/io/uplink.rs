@@ -10,7 +10,7 @@ use engine::fast::Run;
 use tunnel::NextHop;
 
 use crate::control::Input;
-use crate::inbound::Drops;
+use crate::inbox::Drops;
 use crate::io::udp::DataSocket;
 
 /// Sends the sealed datagrams of one namespace.

@@ -15,8 +15,7 @@ use crate::say::say;
 /// Cargo cannot be started.
 pub(crate) fn run(what: &str, args: &[&str], env: &[(&str, &str)]) -> anyhow::Result<Outcome> {
     say(&format!("== {what}: cargo {}", args.join(" ")));
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let mut child = Command::new(cargo)
+    let mut child = command(&[])
         .args(args)
         .envs(env.iter().copied())
         .stdin(Stdio::null())
@@ -35,6 +34,21 @@ pub(crate) fn run(what: &str, args: &[&str], env: &[(&str, &str)]) -> anyhow::Re
         outcome.failed = 1;
     }
     Ok(outcome)
+}
+
+/// Cargo as from a shell. What `cargo xtask` tells us of this package would make build scripts run again that watch it, and
+/// all that rests on them be built anew. `before` is what starts it, if it is not we.
+pub(crate) fn command(before: &[&str]) -> Command {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let mut words = before.iter().copied().chain([cargo.as_str()]);
+    let mut command = Command::new(words.next().unwrap_or("cargo"));
+    command.args(words);
+    for (key, _) in std::env::vars_os() {
+        if key.to_str().is_some_and(|key| key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(key);
+        }
+    }
+    command
 }
 
 /// Builds `target/release/overlay`, unless `OVERLAY_BIN` names a program to be used instead.

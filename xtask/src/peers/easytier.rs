@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, anyhow, ensure};
@@ -90,15 +89,14 @@ fn program() -> PathBuf {
     root().join("bin/easytier-core")
 }
 
-/// Builds it, which takes several minutes, once: what was built is kept. Nobody else shall have to wait for it.
+/// Builds it, which takes several minutes, once: what was built is kept. It gives way to all others.
 fn build() -> anyhow::Result<()> {
     tools::ensure_installed_only(BUILD)?;
     say(&format!("== building easytier {VERSION}, six minutes or more"));
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let building = root().join("build");
     let version = format!("={VERSION}");
-    let mut command = Command::new("nice");
-    command.args(["-n", "19", &cargo, "install", "--quiet", "--locked", "easytier", "--version", &version, "--root"]);
+    let mut command = cargo::command(&["nice", "-n", "19"]);
+    command.args(["install", "--quiet", "--locked", "easytier", "--version", &version, "--root"]);
     command.arg(root()).arg("--target-dir").arg(&building);
     ensure!(command.status()?.success(), "easytier {VERSION} does not build");
     // Two gigabytes that nobody needs again.

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use e2e::{Lab, Node};
 
-/// What may cross the cable at a time. Lines with delay and loss belong here too, once there is an emulator of them.
+/// What may cross the cable at a time. Lines with delay and loss belong here too: `Lab::stretch` in place of `Lab::cable`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Underlay {
     /// Packets of at most 1500 bytes, both ways: no offload.

@@ -38,7 +38,7 @@ pub(crate) fn page(setting: &Setting, sections: &[Section]) -> String {
         page += &self::section(section);
     }
     page += "\n## Delay and loss\n\n\
-             The same with 20 ms of delay and 0, 0.1 and 1 % of loss is not measured yet: the emulator of such lines is still being made.\n";
+             The same with 20 ms of delay and 0, 0.1 and 1 % of loss, over lines of [the laboratory](lab.md), this command does not measure yet.\n";
     page += &programs(&setting.programs);
     page
 }

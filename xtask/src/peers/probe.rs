@@ -101,7 +101,8 @@ impl Probe<'_> {
 
     /// Paths are chosen, and what they carry is found out, by the first packets.
     fn warm_up(&self) -> anyhow::Result<()> {
-        wait::until_ok("the first echo", Duration::from_secs(20), || self.link.a.ping_once(&self.running.to))?;
+        // fastd tries again only every twenty seconds.
+        wait::until_ok("the first echo", Duration::from_secs(50), || self.link.a.ping_once(&self.running.to))?;
         measure::round_trips(&self.link.a, &self.running.to, 50)?;
         self.streams(1, 1, Direction::There)?;
         wait::pause(Duration::from_secs(1));

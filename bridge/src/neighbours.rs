@@ -65,11 +65,13 @@ impl Neighbours {
         self.watched.insert(ip);
     }
 
-    /// Whether it is worth telling that this machine uses this address.
+    /// Whether it is worth telling that this machine uses this address: always, if it was asked for.
     pub(crate) fn hear(&mut self, ip: Ipv4Addr, mac: EthernetAddress, now: Instant) -> bool {
-        if self.watched.remove(&ip) {
-            return true;
-        }
+        self.watched.remove(&ip) || self.hear_other(ip, mac, now)
+    }
+
+    /// The same where somebody else holds the address, whose answer may still come.
+    pub(crate) fn hear_other(&mut self, ip: Ipv4Addr, mac: EthernetAddress, now: Instant) -> bool {
         if self.told.get(&(ip, mac)).is_some_and(|until| now < *until) || !self.rate.take(now) {
             return false;
         }

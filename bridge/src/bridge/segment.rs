@@ -55,7 +55,7 @@ impl Bridge {
         }
         if self.local.host(ip).is_some() {
             // That host defends it. Whether it is still there, somebody else finds out.
-            if self.neighbours.hear(ip, mac, now) {
+            if self.neighbours.hear_other(ip, mac, now) {
                 self.events.push_back(Event::Heard { ip, mac });
             }
             return;

@@ -187,6 +187,13 @@ fn a_machine_in_the_place_of_a_host_is_told_of_and_not_believed() {
     assert_eq!(bench.events(), heard(HOST_IP, STATIC));
     assert_eq!(bench.frames(), Vec::<Vec<u8>>::new());
     assert_eq!(bench.bridge.local().host(HOST_IP), Some(HOST));
+    // Whoever answers a question for the host, the host itself is heard.
+    bench.pass(10 * SECOND);
+    bench.bridge.ask_host(HOST_IP);
+    for mac in [STATIC, HOST] {
+        bench.hear(&arp_to(GATEWAY, REPLY, mac, HOST_IP, SERVICE));
+        assert_eq!(bench.events(), heard(HOST_IP, mac));
+    }
 }
 
 #[test]

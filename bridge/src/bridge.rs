@@ -2,7 +2,7 @@
 //! server, and packets that wait for a route; and the same for packets from peers.
 
 mod arp;
-mod segment;
+mod router;
 mod service;
 
 use std::collections::{BTreeMap, VecDeque};

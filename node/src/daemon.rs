@@ -113,6 +113,7 @@ impl Daemon {
         let mut namespaces = self.namespaces.lock().await;
         namespaces.retain(|_, running| !running.is_over());
         if let Some(running) = already_running(&namespaces, &start) {
+            running.refuse_other_mode(&start)?;
             if start.recovery().is_some() {
                 bail!(launch::ONLY_WHEN_FOUNDED);
             }

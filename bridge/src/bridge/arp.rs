@@ -2,7 +2,7 @@
 //!
 //! We answer for members elsewhere and for the service address, never for a host behind this TAP, an address
 //! that nobody has, or one that is not ours to know. Nothing is believed of what we hear; a router tells of it
-//! (`segment.rs`).
+//! (`router.rs`).
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -58,7 +58,8 @@ impl Bridge {
         if !sender.is_unspecified() && !self.local.is_host(sender, sender_mac) {
             return Err(DropReason::ArpForeign);
         }
-        if self.neighbours.has_yielded(target, now) {
+        // Who asks before it uses the address has to know of it all the same.
+        if !sender.is_unspecified() && self.neighbours.has_yielded(target, now) {
             return Err(DropReason::ArpYielded);
         }
         if self.local.route(target).is_some() {

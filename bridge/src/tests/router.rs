@@ -136,6 +136,9 @@ fn fault_88_an_address_of_a_member_elsewhere_is_defended_once_and_then_the_segme
     bench.hear(&question);
     assert_eq!(bench.frames(), Vec::<Vec<u8>>::new());
     assert_eq!(bench.dropped(DropReason::ArpYielded), 1);
+    // Who asks before it uses the address itself is told.
+    bench.hear(&arp(REQUEST, EthernetAddress([2, 0, 0, 0, 0, 0x66]), NOBODY, MEMBER_IP));
+    assert_eq!(bench.frames().len(), 1);
     assert_eq!(bench.dropped(DropReason::ArpConflict), 2);
     // Nothing of it goes to the overlay.
     let frame = ethernet(GATEWAY, STATIC, 0x0800, &udp((MEMBER_IP, 1), (member(8), 2), b"x"));

@@ -336,6 +336,13 @@ impl Engine {
         self.drain(now);
     }
 
+    /// This machine speaks with another hardware address on its segment from here on: its bridge has other ports.
+    pub fn handle_own_mac(&mut self, mac: [u8; 6], now: Now) {
+        self.look(now);
+        self.change_own_mac(mac, now);
+        self.drain(now);
+    }
+
     /// The addresses at which routers send on to this machine's data socket; they take the place of those told before.
     pub fn handle_mapped(&mut self, mapped: Vec<SocketAddr>, now: Now) {
         self.look(now);

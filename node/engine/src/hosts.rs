@@ -108,6 +108,14 @@ impl Engine {
         }
     }
 
+    pub(crate) fn change_own_mac(&mut self, mac: [u8; 6], now: Now) {
+        self.config.tap_mac = mac;
+        let own = self.hosts.bound.iter().find(|(_, host)| host.own).map(|(ip, host)| (*ip, host.clone()));
+        if let Some((ip, host)) = own {
+            self.bind(ip, Host { mac, ..host }, now);
+        }
+    }
+
     pub(crate) fn own_address_claimed(&mut self, outcome: Result<Lease, ClaimError>, now: Now) {
         self.hosts.claiming = false;
         match outcome {

@@ -44,6 +44,12 @@ fn namespace_lines(status: &NamespaceStatus) -> Vec<String> {
     row("address", or_none(ip));
     row("name", or_none(status.hostname.as_ref().map(|name| format!("{name}.{}", status.zone))));
     row("tap", or_none(status.tap.clone()));
+    if let Some(bridge) = &status.bridge {
+        row("router", format!("of {bridge}, for {} {}", status.hosts.len(), plural(status.hosts.len(), "machine")));
+    }
+    for machine in &status.turned_away {
+        row("refused", format!("{} uses {}: {}", machine.mac, machine.ip, machine.why));
+    }
     row("dns", status.dns.to_string());
     if let Some(lease) = &status.lease {
         row("lease", format!("{} more unless renewed, token {}", duration(lease.remaining_s), lease.token));

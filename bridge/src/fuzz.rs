@@ -72,14 +72,14 @@ pub fn packet(data: &[u8]) {
 /// Cuts a super-frame: every piece is a whole packet that fits, and the payloads make up the whole.
 fn cut(frame: &[u8], offload: Offload, max_packet: usize) {
     let mut pieces = 0;
-    let outcome = segment(frame, offload, max_packet, &mut |piece, offload| {
+    let outcome = segment(frame, offload, max_packet, &mut |head, payload, offload| {
         pieces += 1;
         assert!(!offload.is_super_frame());
-        let mut whole = piece.to_vec();
+        let mut whole = [head, payload].concat();
         if offload.is_plain() {
             return;
         }
-        let packet = &piece[ETHERNET..];
+        let packet = &whole[ETHERNET..];
         assert_eq!(Ipv4::parse(packet).map(|p| p.bytes().len()), Ok(packet.len()));
         assert_eq!(offload.check(packet), Ok(offload));
         assert_eq!(complete_checksum(&mut whole, offload), Ok(()));

@@ -25,6 +25,7 @@
 
 mod bridge;
 mod checksum;
+mod coalesce;
 mod compose;
 mod config;
 mod dns_tcp;
@@ -33,6 +34,7 @@ mod event;
 mod fence;
 #[doc(hidden)]
 pub mod fuzz;
+mod headers;
 mod ipv4;
 mod local;
 mod lookup;
@@ -47,9 +49,11 @@ mod unproven;
 mod waiting;
 
 pub use bridge::Bridge;
+pub use coalesce::{Coalescer, Frame};
 pub use config::{Config, Mode};
 pub use drop_reason::DropReason;
 pub use event::{DhcpDestination, DnsClient, Event, OutFrame, OutPacket, Resolution};
+pub use headers::MAX_HEADERS;
 pub use local::{Inbound, Local, Outbound};
 pub use offload::Offload;
 pub use segment::{complete_checksum, segment, settle};

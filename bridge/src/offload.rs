@@ -24,7 +24,7 @@ pub const GSO_ECN: u8 = 0x80;
 pub const ETHERNET: usize = 14;
 
 /// Linux accepts no smaller segments from TCP (`TCP_MIN_SND_MSS`). A peer that names smaller ones wants us to cut.
-const MIN_TCP_SEGMENT: usize = 48;
+pub(crate) const MIN_TCP_SEGMENT: usize = 48;
 /// Linux puts no more datagrams into one super-frame (`UDP_MAX_SEGMENTS`).
 const MAX_UDP_SEGMENTS: usize = 128;
 

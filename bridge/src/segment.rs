@@ -1,19 +1,14 @@
 //! Cuts super-frames and finishes checksums, for whoever cannot leave that to a kernel.
 
-use std::ops::Range;
-
 use crate::DropReason;
-use crate::checksum::{fold, pseudo_header, sum};
+use crate::checksum::{fold, sum};
+use crate::headers::{CWR, FIN, MAX_HEADERS, PSH, TCP_FLAGS, put, read_u16, read_u32, set_lengths};
 use crate::ipv4::{Ipv4, MIN_HEADER};
 use crate::offload::{ETHERNET, GSO_NONE, Kind, Layout, Offload};
 
-const TCP_FLAGS: usize = 13;
-const FIN: u8 = 0x01;
-const PSH: u8 = 0x08;
-const CWR: u8 = 0x80;
-
 /// Cuts a super-frame into frames whose packets are at most `max_packet` bytes, with the checksum of TCP or UDP
-/// still partial. A frame that is none is handed over as it is.
+/// still partial. Each is handed over in two parts: its own headers, and a piece of the super-frame's payload.
+/// A frame that is none is handed over as it is.
 ///
 /// As the kernel cuts (`tcp_gso_segment`, `__udp_gso_segment`): the IP identification counts up, FIN and PSH stay
 /// with the last segment, CWR with the first. TCP is a stream and may be cut smaller than `gso_size` says;
@@ -22,13 +17,13 @@ pub fn segment(
     frame: &[u8],
     offload: Offload,
     max_packet: usize,
-    each: &mut dyn FnMut(&[u8], Offload),
+    each: &mut dyn FnMut(&[u8], &[u8], Offload),
 ) -> Result<(), DropReason> {
     if !offload.is_super_frame() {
-        each(frame, offload);
+        each(frame, &[], offload);
         return Ok(());
     }
-    let (ethernet, rest) = frame.split_at_checked(ETHERNET).ok_or(DropReason::ShortFrame)?;
+    let (_, rest) = frame.split_at_checked(ETHERNET).ok_or(DropReason::ShortFrame)?;
     let packet = Ipv4::parse(rest)?.bytes();
     let offload = offload.check(packet)?;
     let layout = Layout::of(packet)?;
@@ -36,14 +31,12 @@ pub fn segment(
     let payload = &packet[layout.payload..];
     let plan = Plan { layout, last: payload.len().div_ceil(size).saturating_sub(1), size };
     let partial = Offload { gso_type: GSO_NONE, gso_size: 0, hdr_len: 0, ..offload };
-    let mut out = Vec::with_capacity(ETHERNET + layout.payload + size);
+    let mut head = [0; ETHERNET + MAX_HEADERS];
+    let (head, headers) = (&mut head[..ETHERNET + layout.payload], &frame[..ETHERNET + layout.payload]);
     for (index, piece) in payload.chunks(size).enumerate() {
-        out.clear();
-        out.extend_from_slice(ethernet);
-        out.extend_from_slice(&packet[..layout.payload]);
-        out.extend_from_slice(piece);
-        plan.adjust(index, &mut out[ETHERNET..]);
-        each(&out, partial);
+        head.copy_from_slice(headers);
+        plan.adjust(index, &mut head[ETHERNET..], piece.len());
+        each(head, piece, partial);
     }
     Ok(())
 }
@@ -84,7 +77,7 @@ fn complete_packet(packet: &mut [u8], offload: Offload) -> Result<(), DropReason
         0 => 0xffff,
         checksum => checksum,
     };
-    write(packet, field..field + 2, &checksum.to_be_bytes());
+    put(packet, field, checksum.to_be_bytes());
     Ok(())
 }
 
@@ -108,55 +101,22 @@ struct Plan {
 }
 
 impl Plan {
-    /// Turns a copy of the super-frame's headers before one segment's payload into that segment's own.
-    fn adjust(&self, index: usize, packet: &mut [u8]) {
-        self.adjust_ipv4(index, packet);
-        let transport = self.layout.transport;
-        match self.layout.kind {
-            Kind::Tcp => {
-                let sequence = read_u32(packet, transport + 4).wrapping_add((index * self.size) as u32);
-                write(packet, transport + 4..transport + 8, &sequence.to_be_bytes());
-                let flags = &mut packet[transport + TCP_FLAGS];
-                if index > 0 {
-                    *flags &= !CWR;
-                }
-                if index < self.last {
-                    *flags &= !(FIN | PSH);
-                }
+    /// Turns a copy of the super-frame's headers into those of one segment.
+    fn adjust(&self, index: usize, headers: &mut [u8], payload: usize) {
+        let id = read_u16(headers, 4).wrapping_add(index as u16);
+        put(headers, 4, id.to_be_bytes());
+        if self.layout.kind == Kind::Tcp {
+            let transport = self.layout.transport;
+            let sequence = read_u32(headers, transport + 4).wrapping_add((index * self.size) as u32);
+            put(headers, transport + 4, sequence.to_be_bytes());
+            let flags = &mut headers[transport + TCP_FLAGS];
+            if index > 0 {
+                *flags &= !CWR;
             }
-            Kind::Udp => {
-                let len = (packet.len() - transport) as u16;
-                write(packet, transport + 4..transport + 6, &len.to_be_bytes());
+            if index < self.last {
+                *flags &= !(FIN | PSH);
             }
         }
-        self.begin_checksum(packet);
+        set_lengths(headers, self.layout, payload);
     }
-
-    fn adjust_ipv4(&self, index: usize, packet: &mut [u8]) {
-        let len = packet.len() as u16;
-        let id = u16::from_be_bytes([packet[4], packet[5]]).wrapping_add(index as u16);
-        write(packet, 2..4, &len.to_be_bytes());
-        write(packet, 4..6, &id.to_be_bytes());
-        write(packet, 10..12, &[0, 0]);
-        let checksum = !fold(sum(&packet[..self.layout.transport]));
-        write(packet, 10..12, &checksum.to_be_bytes());
-    }
-
-    fn begin_checksum(&self, packet: &mut [u8]) {
-        let source = read_u32(packet, 12).into();
-        let destination = read_u32(packet, 16).into();
-        let kind = self.layout.kind;
-        let len = packet.len() - self.layout.transport;
-        let begun = fold(pseudo_header(source, destination, kind.protocol(), len));
-        let field = self.layout.transport + usize::from(kind.checksum_offset());
-        write(packet, field..field + 2, &begun.to_be_bytes());
-    }
-}
-
-fn read_u32(packet: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]])
-}
-
-fn write(packet: &mut [u8], at: Range<usize>, bytes: &[u8]) {
-    packet[at].copy_from_slice(bytes);
 }

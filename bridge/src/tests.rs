@@ -1,6 +1,7 @@
 //! Frames and packets in, frames, packets and events out.
 
 mod arp;
+mod coalesce;
 mod dhcp;
 mod dns_tcp;
 mod fast_path;

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bridge::Offload;
+use bridge::{Frame, Offload};
 use dht::Command;
 use dht::clock::Now;
 use engine::fast::Roamed;
@@ -200,7 +200,7 @@ impl Control {
 
     fn write(&self, frame: &[u8], offload: Offload) {
         let Some(tap) = &self.tap else { return };
-        if tap.write(offload, frame, &[]).is_err() {
+        if tap.write(&Frame { offload, head: frame, parts: &[] }).is_err() {
             self.drops.count("tap-refused-frame");
         }
     }

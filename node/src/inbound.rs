@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
+use bridge::{Coalescer, Frame};
 use dht::clock::Now;
 use engine::Snapshot;
 use engine::fast::{self, Arrival, Datagrams};
@@ -19,6 +20,7 @@ use tunnel::Endpoint;
 
 use crate::control::Input;
 use crate::io::clock::SystemClock;
+use crate::io::priority::Priority;
 use crate::io::tap::Tap;
 use crate::io::udp::{DataSocket, ReceiveBatch};
 use crate::io::uplink::Uplink;
@@ -111,54 +113,100 @@ impl Drop for Place {
 /// Runs until `stop`.
 pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClock, stop: &AtomicBool) {
     let mut batch = ReceiveBatch::new();
-    let mut carried: [Datagrams; SLOTS] = Default::default();
+    let mut memory: [Gathered<'_>; SLOTS] = Default::default();
+    let mut priority = Priority::of_this_thread();
     while !stop.load(Ordering::Relaxed) {
-        let count = match socket.receive(&mut batch, 500) {
-            Ok(0) => continue,
+        let count = match socket.receive(&mut batch) {
+            Ok(0) => {
+                priority.rested();
+                socket.wait_readable(500);
+                continue;
+            }
             Ok(count) => count,
             Err(error) => {
                 tracing::warn!(%error, "receiving datagrams");
                 continue;
             }
         };
-        let lanes = lanes.load();
         let now = clock.now();
-        batch.for_each(count, |from, datagram| one(&lanes, from, datagram, now, &mut carried));
-        for (lane, carried) in lanes.iter().zip(&mut carried) {
+        priority.goes_on(now.mono);
+        let lanes = lanes.load();
+        let mut taken = Batch::new(&lanes, now, memory.map(Gathered::recycle));
+        for (from, datagram) in batch.datagrams(count) {
+            taken.take(from, datagram);
+        }
+        memory = taken.finish().map(Gathered::recycle);
+    }
+}
+
+/// What one batch of datagrams brings one namespace: frames for its TAP, and what is carried on.
+#[derive(Default)]
+struct Gathered<'b> {
+    frames: Coalescer<'b>,
+    carried: Datagrams,
+}
+
+impl Gathered<'_> {
+    fn recycle<'other>(self) -> Gathered<'other> {
+        Gathered { frames: self.frames.recycle(), carried: self.carried }
+    }
+}
+
+/// One batch of datagrams: one look at the clock, and one at each snapshot.
+struct Batch<'l, 'b> {
+    lanes: &'l Lanes,
+    now: Now,
+    snapshots: [Option<Guard<Arc<Snapshot>>>; SLOTS],
+    gathered: [Gathered<'b>; SLOTS],
+}
+
+impl<'l, 'b> Batch<'l, 'b> {
+    fn new(lanes: &'l Lanes, now: Now, gathered: [Gathered<'b>; SLOTS]) -> Self {
+        let snapshots = std::array::from_fn(|slot| lanes[slot].as_ref().map(|lane| lane.snapshot.load()));
+        Self { lanes, now, snapshots, gathered }
+    }
+
+    fn take(&mut self, from: SocketAddr, datagram: &'b mut [u8]) {
+        if let Some(index) = tunnel::receiver_index(datagram) {
+            let slot = (index >> SLOT_SHIFT) as usize;
+            match (&self.lanes[slot], &self.snapshots[slot]) {
+                (Some(lane), Some(snapshot)) => {
+                    let gathered = &mut self.gathered[slot];
+                    lane.receive(snapshot, index, Endpoint::Direct(from), datagram, self.now, gathered);
+                }
+                _ => count(self.lanes, "no-such-slot"),
+            }
+        } else if tunnel::is_init(datagram) {
+            // It does not say for whom: each namespace looks for its own mark.
+            for lane in self.lanes.iter().flatten() {
+                let from = Endpoint::Direct(from);
+                lane.hand_over(Share::Strangers, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
+            }
+        } else {
+            count(self.lanes, "not-a-message");
+        }
+    }
+
+    /// Hands over what was gathered. What it leaves is empty.
+    fn finish(mut self) -> [Gathered<'b>; SLOTS] {
+        for (lane, gathered) in self.lanes.iter().zip(&mut self.gathered) {
             if let Some(lane) = lane {
-                lane.carry(carried);
+                lane.finish(gathered);
             }
         }
+        self.gathered
     }
 }
 
-fn one(lanes: &Lanes, from: SocketAddr, datagram: &mut [u8], now: Now, carried: &mut [Datagrams; SLOTS]) {
-    if let Some(index) = tunnel::receiver_index(datagram) {
-        let slot = (index >> SLOT_SHIFT) as usize;
-        match &lanes[slot] {
-            Some(lane) => lane.receive(index, Endpoint::Direct(from), datagram, now, &mut carried[slot]),
-            None => count(lanes, "no-such-slot"),
-        }
-    } else if tunnel::is_init(datagram) {
-        // It does not say for whom: each namespace looks for its own mark.
-        for lane in lanes.iter().flatten() {
-            let from = Endpoint::Direct(from);
-            lane.hand_over(Share::Strangers, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
-        }
-    } else {
-        count(lanes, "not-a-message");
-    }
-}
-
-/// A datagram in a stream of a member of the namespace in this slot: as [`one`], but it is for that namespace, or nobody's.
+/// A datagram in a stream of a member of the namespace in this slot: as in a [`Batch`], but it is for that namespace, or nobody's.
 pub(crate) fn from_stream(lanes: &Lanes, slot: usize, peer: PeerId, datagram: &mut [u8], now: Now) {
     let Some(lane) = lanes.get(slot).and_then(Option::as_ref) else { return };
     let from = Endpoint::Stream(peer);
     match tunnel::receiver_index(datagram) {
         Some(index) if (index >> SLOT_SHIFT) as usize == slot => {
-            let mut carried = Datagrams::default();
-            lane.receive(index, from, datagram, now, &mut carried);
-            lane.carry(&mut carried);
+            let mut gathered = Gathered::default();
+            lane.receive(&lane.snapshot.load(), index, from, datagram, now, &mut gathered);
+            lane.finish(&mut gathered);
         }
         Some(_) => lane.drops.count("no-such-slot"),
         None if tunnel::is_init(datagram) => {
@@ -174,8 +222,15 @@ fn count(lanes: &Lanes, reason: &'static str) {
 }
 
 impl Lane {
-    fn receive(&self, index: u32, from: Endpoint, datagram: &mut [u8], now: Now, carried: &mut Datagrams) {
-        let snapshot = self.snapshot.load();
+    fn receive<'b>(
+        &self,
+        snapshot: &Snapshot,
+        index: u32,
+        from: Endpoint,
+        datagram: &'b mut [u8],
+        now: Now,
+        gathered: &mut Gathered<'b>,
+    ) {
         let share = if snapshot.receiving.contains_key(&index) { Share::Members } else { Share::Strangers };
         let sealed = |from: Endpoint, datagram: &[u8]| {
             self.hand_over(share, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
@@ -183,9 +238,11 @@ impl Lane {
         if !snapshot.is_usable(&now) {
             return sealed(from, datagram);
         }
-        let received = fast::inbound(&snapshot, from, datagram, now.mono, carried);
+        let received = fast::inbound(snapshot, from, datagram, now.mono, &mut gathered.carried);
         match received.arrival {
-            Arrival::Frame { offload, header, packet } => self.write(offload, &header, packet),
+            Arrival::Frame { offload, header, packet } => {
+                gathered.frames.push(header, offload, packet, &mut |frame| self.write(&frame));
+            }
             Arrival::Opened { peer, kind, payload } => {
                 let opened = |place| Input::Opened { peer, kind, payload: payload.to_vec(), place };
                 self.hand_over(Share::Members, opened);
@@ -199,18 +256,19 @@ impl Lane {
         }
     }
 
-    /// Sends on what one member has sent to another one through us.
-    fn carry(&self, carried: &mut Datagrams) {
-        carried.drain(|to, bytes, segment| {
+    /// Writes the frames that are left, and sends on what one member has sent to another one through us.
+    fn finish(&self, gathered: &mut Gathered<'_>) {
+        gathered.frames.flush(&mut |frame| self.write(&frame));
+        gathered.carried.drain(|to, bytes, segment| {
             if let Err(unsent) = self.uplink.send(to, bytes, segment) {
                 unsent.report(&self.control, &self.drops);
             }
         });
     }
 
-    fn write(&self, offload: bridge::Offload, header: &[u8], packet: &[u8]) {
+    fn write(&self, frame: &Frame<'_, '_>) {
         let Some(tap) = &self.tap else { return self.drops.count("no-tap") };
-        if tap.write(offload, header, packet).is_err() {
+        if tap.write(frame).is_err() {
             self.drops.count("tap-refused-frame");
         }
     }
@@ -303,7 +361,9 @@ mod tests {
     }
 
     fn arrive(lanes: &Lanes, mut datagram: Vec<u8>) {
-        one(lanes, SocketAddr::from(([192, 0, 2, 1], 4000)), &mut datagram, now(), &mut Default::default());
+        let mut batch = Batch::new(lanes, now(), Default::default());
+        batch.take(SocketAddr::from(([192, 0, 2, 1], 4000)), &mut datagram);
+        batch.finish();
     }
 
     #[test]

@@ -7,12 +7,15 @@ use std::sync::mpsc::SyncSender;
 
 use arc_swap::ArcSwap;
 use bridge::Offload;
+use dht::clock::Now;
 use engine::Snapshot;
 use engine::fast::{self, Datagrams, Verdict};
 
 use crate::control::Input;
 use crate::inbound::Drops;
 use crate::io::clock::SystemClock;
+use crate::io::pace::Pace;
+use crate::io::priority::Priority;
 use crate::io::tap::{MAX_FRAME, Tap};
 use crate::io::uplink::Uplink;
 
@@ -30,27 +33,42 @@ pub(crate) struct Outbound {
     pub(crate) stop: Arc<AtomicBool>,
 }
 
+/// What the device may still have after a batch.
+enum Left {
+    More,
+    Nothing,
+}
+
 impl Outbound {
     /// Runs until `stop`, or until the device is gone.
     pub(crate) fn run(&self) {
         let mut frame = vec![0; MAX_FRAME];
         let mut datagrams = Datagrams::default();
+        let mut priority = Priority::of_this_thread();
+        let mut pace = Pace::default();
         while !self.stop.load(Ordering::Relaxed) {
-            match self.tap.wait_readable(500) {
-                Ok(false) => continue,
-                Ok(true) => {}
+            let now = self.clock.now();
+            match self.batch(&mut frame, &mut datagrams, &now) {
+                Ok(Left::More) => priority.goes_on(now.mono),
+                Ok(Left::Nothing) => {
+                    priority.rested();
+                    if let Some(moment) = pace.rested(now.mono) {
+                        std::thread::sleep(moment);
+                    }
+                    if let Err(error) = self.tap.wait_readable(500) {
+                        return self.gone(&error);
+                    }
+                }
                 Err(error) => return self.gone(&error),
-            }
-            if let Err(error) = self.batch(&mut frame, &mut datagrams) {
-                return self.gone(&error);
             }
         }
     }
 
-    /// Everything the device has at the moment, from one snapshot.
-    fn batch(&self, frame: &mut [u8], datagrams: &mut Datagrams) -> io::Result<()> {
+    /// What the device has at the moment, from one snapshot.
+    fn batch(&self, frame: &mut [u8], datagrams: &mut Datagrams, now: &Now) -> io::Result<Left> {
         let snapshot = self.snapshot.load();
-        let usable = snapshot.is_usable(&self.clock.now());
+        let usable = snapshot.is_usable(now);
+        let mut left = Left::Nothing;
         while let Some((length, offload)) = self.tap.read(frame)? {
             let frame = &frame[..length];
             let verdict = if usable { fast::outbound(&snapshot, frame, offload, datagrams) } else { Verdict::Control };
@@ -60,11 +78,12 @@ impl Outbound {
                 Verdict::Dropped(reason) => self.drops.count(reason),
             }
             if datagrams.len() >= FLUSH_AT {
+                left = Left::More;
                 break;
             }
         }
         self.flush(datagrams);
-        Ok(())
+        Ok(left)
     }
 
     fn flush(&self, datagrams: &mut Datagrams) {

@@ -47,6 +47,7 @@
 mod answer;
 mod attempt;
 mod candidates;
+mod cipher;
 mod circuits;
 mod config;
 mod control;

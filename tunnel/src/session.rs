@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::cipher::Cipher;
 use crate::config::Suite;
 use crate::drops::DropReason;
 use crate::event::Kind;
@@ -51,8 +51,8 @@ pub struct Session {
     remote_index: u32,
     max_payload: AtomicU32,
     closed: AtomicBool,
-    sealing: LessSafeKey,
-    opening: LessSafeKey,
+    sealing: Cipher,
+    opening: Cipher,
     sent: Sent,
     received: Received,
     window: Mutex<Window>,
@@ -115,8 +115,8 @@ impl Session {
             remote_index,
             max_payload: AtomicU32::new(u32::try_from(max_payload).unwrap_or(0)),
             closed: AtomicBool::new(false),
-            sealing: cipher(keys.suite, &keys.sealing),
-            opening: cipher(keys.suite, &keys.opening),
+            sealing: Cipher::new(keys.suite, &keys.sealing),
+            opening: Cipher::new(keys.suite, &keys.opening),
             sent: Sent {
                 counter: AtomicU64::new(counter),
                 blocks: AtomicU64::new(blocks),
@@ -195,17 +195,11 @@ impl Session {
         out.extend_from_slice(&header);
         out.extend_from_slice(head);
         out.extend_from_slice(payload);
-        let tag = self
-            .sealing
-            .seal_in_place_separate_tag(nonce(counter), Aad::from(header), &mut out[start + HEADER..])
-            .map_err(|_| SealError::Closed);
-        match tag {
-            Ok(tag) => out.extend_from_slice(tag.as_ref()),
-            Err(error) => {
-                out.truncate(start);
-                return Err(error);
-            }
-        }
+        let Ok(tag) = self.sealing.seal(counter, header, &mut out[start + HEADER..]) else {
+            out.truncate(start);
+            return Err(SealError::Closed);
+        };
+        out.extend_from_slice(&tag);
         self.sent.bytes.fetch_add((HEADER + len + TAG) as u64, Relaxed);
         if expects_answer {
             self.sent.data.fetch_add(1, Relaxed);
@@ -236,7 +230,7 @@ impl Session {
         let counter = u64_at(datagram, 8);
         self.window().check(counter).map_err(refused)?;
         let header: [u8; HEADER] = bytes_at(datagram, 0);
-        let Ok(payload) = self.opening.open_in_place(nonce(counter), Aad::from(header), &mut datagram[HEADER..]) else {
+        let Ok(payload) = self.opening.open(counter, header, &mut datagram[HEADER..]) else {
             self.received.forged.fetch_add(1, Relaxed);
             return Err(DropReason::Forged);
         };
@@ -290,20 +284,6 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("index", &self.index).finish_non_exhaustive()
     }
-}
-
-fn cipher(suite: Suite, key: &[u8; 32]) -> LessSafeKey {
-    let algorithm = match suite {
-        Suite::Aes256Gcm => &aead::AES_256_GCM,
-        Suite::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
-    };
-    LessSafeKey::new(UnboundKey::new(algorithm, key).expect("both suites take keys of 32 bytes"))
-}
-
-fn nonce(counter: u64) -> Nonce {
-    let mut nonce = [0; 12];
-    nonce[4..].copy_from_slice(&counter.to_be_bytes());
-    Nonce::assume_unique_for_key(nonce)
 }
 
 fn refused(why: Refused) -> DropReason {

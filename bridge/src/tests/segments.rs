@@ -33,7 +33,8 @@ fn a_tcp_super_frame_is_cut_into_these_bytes() {
         csum_offset: 16,
     };
     let mut frames = Vec::new();
-    segment(&super_frame, offload, 1400, &mut |frame, offload| frames.push((frame.to_vec(), offload))).unwrap();
+    segment(&super_frame, offload, 1400, &mut |head, rest, offload| frames.push(([head, rest].concat(), offload)))
+        .unwrap();
     let options = [1, 1, 8, 10, 0, 0, 0, 5, 0, 0, 0, 6];
     let first = [
         &ethernet[..],
@@ -71,7 +72,7 @@ fn what_is_no_super_frame_is_handed_over_as_it_is() {
     let offload = Offload { flags: NEEDS_CSUM, csum_start: 34, csum_offset: 6, ..PLAIN };
     for offload in [PLAIN, offload] {
         let mut frames = Vec::new();
-        segment(b"whatever", offload, 5, &mut |frame, o| frames.push((frame.to_vec(), o))).unwrap();
+        segment(b"whatever", offload, 5, &mut |head, rest, o| frames.push(([head, rest].concat(), o))).unwrap();
         assert_eq!(frames, [(b"whatever".to_vec(), offload)]);
     }
 }
@@ -93,7 +94,7 @@ fn a_super_frame_that_contradicts_itself_is_refused() {
     let model =
         Model { tcp: true, id: 0, sequence: 0, flags: ACK, options: vec![], payload: vec![1; 3000], size: 1448 };
     let (frame, offload) = model.super_frame();
-    let mut none = |_: &[u8], _: Offload| panic!("nothing may come out");
+    let mut none = |_: &[u8], _: &[u8], _: Offload| panic!("nothing may come out");
     for (frame, offload, max_packet) in [
         (&frame[..13], offload, 1400),
         (&frame[..60], offload, 1400),
@@ -184,9 +185,9 @@ impl Model {
     fn cut(&self, max_packet: usize) -> Result<Vec<Vec<u8>>, DropReason> {
         let (frame, offload) = self.super_frame();
         let mut pieces = Vec::new();
-        segment(&frame, offload, max_packet, &mut |piece, offload| {
+        segment(&frame, offload, max_packet, &mut |head, rest, offload| {
             assert_eq!(offload.gso_type, GSO_NONE);
-            let mut piece = piece.to_vec();
+            let mut piece = [head, rest].concat();
             complete_checksum(&mut piece, offload).unwrap();
             pieces.push(piece);
         })?;

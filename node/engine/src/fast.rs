@@ -7,7 +7,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use bridge::{Inbound, Offload, Outbound, segment};
+use bridge::offload::ETHERNET;
+use bridge::{Inbound, MAX_HEADERS, Offload, Outbound, segment};
 use libp2p_identity::PeerId;
 use tunnel::{DropReason, Endpoint, Kind, LegView, NextHop, SealError, Way, data_kind, receiver_index};
 
@@ -139,8 +140,13 @@ fn forward_segments(outlet: &Outlet, frame: &[u8], offload: Offload, out: &mut D
     let max_packet = outlet.session.max_payload().saturating_sub(OFFLOAD_BYTES);
     let mut sealed = 0;
     let mut failed = false;
-    let cut = segment(frame, offload, max_packet, &mut |frame, offload| {
-        failed |= out.push(outlet, Kind::Offloaded, &offload.to_wire(), &frame[14..]).is_err();
+    let mut prefix = [0; OFFLOAD_BYTES + MAX_HEADERS];
+    let cut = segment(frame, offload, max_packet, &mut |head, payload, offload| {
+        let headers = &head[ETHERNET..];
+        let prefix = &mut prefix[..OFFLOAD_BYTES + headers.len()];
+        prefix[..OFFLOAD_BYTES].copy_from_slice(&offload.to_wire());
+        prefix[OFFLOAD_BYTES..].copy_from_slice(headers);
+        failed |= out.push(outlet, Kind::Offloaded, prefix, payload).is_err();
         sealed += usize::from(!failed);
     });
     match cut {

@@ -9,12 +9,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::Context;
-use bridge::Offload;
+use bridge::{Frame, Offload};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The largest frame the kernel hands over: a 64 KiB packet behind an Ethernet header.
 pub(crate) const MAX_FRAME: usize = 14 + 65_535;
 
+/// What a coalesced frame consists of at most, besides its headers.
+const MOST_PARTS: usize = 64;
 const NAME_BYTES: usize = libc::IFNAMSIZ;
 // linux/if_tun.h
 const TUN_F_CSUM: libc::c_uint = 0x01;
@@ -73,12 +75,19 @@ impl Tap {
         }
     }
 
-    /// Writes one frame, given in two parts so that an Ethernet header need not be copied in front of a packet.
-    pub(crate) fn write(&self, offload: Offload, head: &[u8], rest: &[u8]) -> io::Result<()> {
-        let header = offload.emit();
-        let parts = [IoSlice::new(&header), IoSlice::new(head), IoSlice::new(rest)];
-        let whole = parts.iter().map(|part| part.len()).sum::<usize>();
-        if (&*self.file).write_vectored(&parts)? < whole {
+    /// Writes one frame, given in parts so that nothing need be copied to put them together.
+    pub(crate) fn write(&self, frame: &Frame<'_, '_>) -> io::Result<()> {
+        let header = frame.offload.emit();
+        let mut slices = [IoSlice::new(&[]); 2 + MOST_PARTS];
+        let count = 2 + frame.parts.len();
+        let slices = slices.get_mut(..count).ok_or(io::ErrorKind::InvalidInput)?;
+        slices[0] = IoSlice::new(&header);
+        slices[1] = IoSlice::new(frame.head);
+        for (slice, part) in slices[2..].iter_mut().zip(frame.parts) {
+            *slice = IoSlice::new(part);
+        }
+        let whole = slices.iter().map(|part| part.len()).sum::<usize>();
+        if (&*self.file).write_vectored(slices)? < whole {
             return Err(io::ErrorKind::WriteZero.into());
         }
         Ok(())

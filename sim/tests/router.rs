@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use sim::guest::Guest;
-use sim::{Addressing, Crash, NodeId, Setup, Unsynced, World};
+use sim::{Addressing, Crash, Failure, NodeId, Setup, Unsynced, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 const CREATOR: NodeId = NodeId(0);
@@ -19,7 +19,7 @@ fn addresses(world: &World, router: NodeId) -> Vec<Ipv4Addr> {
 }
 
 /// Every machine of the segment pings this address, and is answered.
-fn all_reach(world: &mut World, router: NodeId, to: Ipv4Addr, limit: Duration) {
+fn all_reach(world: &mut World, router: NodeId, to: Ipv4Addr, limit: Duration) -> Result<Duration, Failure> {
     let pings: Vec<(usize, u32)> = (0..world.node(router).neighbours.len())
         .filter(|machine| world.node(router).neighbours[*machine].address() != Some(to))
         .collect::<Vec<_>>()
@@ -30,25 +30,23 @@ fn all_reach(world: &mut World, router: NodeId, to: Ipv4Addr, limit: Duration) {
         world.node(router).neighbours[*machine].pings[number].answered.is_some()
     };
     let what = format!("all of {router}'s segment reach {to}");
-    world.run_until(&what, limit, |world| pings.iter().all(|ping| answered(world, ping))).unwrap();
+    world.run_until(&what, limit, |world| pings.iter().all(|ping| answered(world, ping)))
 }
 
-fn two_segments(seed: u64) -> (World, NodeId, NodeId) {
+fn two_segments(seed: u64) -> Result<(World, NodeId, NodeId), Failure> {
     let mut world = World::new(Setup { lease: Duration::from_secs(600), ..Setup::new(seed) });
-    world.wait_for_addresses(&[CREATOR], SECOND).unwrap();
+    world.wait_for_addresses(&[CREATOR], SECOND)?;
     let (left, right) = (world.add_router(6), world.add_router(5));
-    world
-        .run_until("all machines have addresses", 60 * SECOND, |world| {
-            [left, right].iter().all(|router| machines(world, *router).iter().all(Option::is_some))
-        })
-        .unwrap();
-    (world, left, right)
+    world.run_until("all machines have addresses", 60 * SECOND, |world| {
+        [left, right].iter().all(|router| machines(world, *router).iter().all(Option::is_some))
+    })?;
+    Ok((world, left, right))
 }
 
 #[test]
 fn all_machines_of_two_segments_are_on_one_subnet_and_neighbours_talk_without_the_router() {
     for seed in 1..4 {
-        let (mut world, left, right) = two_segments(seed);
+        let (mut world, left, right) = two_segments(seed).unwrap();
         let mut all = BTreeSet::new();
         for router in [left, right] {
             for ip in addresses(&world, router) {
@@ -58,7 +56,7 @@ fn all_machines_of_two_segments_are_on_one_subnet_and_neighbours_talk_without_th
         let member = world.address(CREATOR).unwrap();
         let there = addresses(&world, right)[0];
         for to in [member, there] {
-            all_reach(&mut world, left, to, 10 * SECOND);
+            all_reach(&mut world, left, to, 10 * SECOND).unwrap();
         }
         // And a member reaches each of them.
         for ip in all {
@@ -66,9 +64,9 @@ fn all_machines_of_two_segments_are_on_one_subnet_and_neighbours_talk_without_th
             world.run_until(&format!("{ip} answers"), 10 * SECOND, |world| world.round_trip(ping).is_some()).unwrap();
         }
         let neighbour = addresses(&world, left)[0];
-        all_reach(&mut world, left, neighbour, 10 * SECOND);
+        all_reach(&mut world, left, neighbour, 10 * SECOND).unwrap();
         let before = world.node(left).heard;
-        all_reach(&mut world, left, neighbour, 10 * SECOND);
+        all_reach(&mut world, left, neighbour, 10 * SECOND).unwrap();
         assert_eq!(world.node(left).heard, before, "what neighbours send to each other came to the TAP");
     }
 }
@@ -76,25 +74,25 @@ fn all_machines_of_two_segments_are_on_one_subnet_and_neighbours_talk_without_th
 #[test]
 fn a_router_that_crashes_finds_its_machines_again_and_they_keep_their_addresses() {
     for seed in 1..4 {
-        let (mut world, left, right) = two_segments(seed);
+        let (mut world, left, right) = two_segments(seed).unwrap();
         let before = addresses(&world, left);
         let there = addresses(&world, right)[0];
-        all_reach(&mut world, left, there, 10 * SECOND);
+        all_reach(&mut world, left, there, 10 * SECOND).unwrap();
         world.crash(left, Crash::Process, Unsynced::Kept);
         world.run_for(5 * SECOND).unwrap();
         world.start(left);
         world.run_for(5 * SECOND).unwrap();
-        all_reach(&mut world, left, there, 10 * SECOND);
+        all_reach(&mut world, left, there, 10 * SECOND).unwrap();
         // They renew, and nobody had to begin anew.
         world.run_for(Duration::from_secs(1200)).unwrap();
         assert_eq!(addresses(&world, left), before);
-        all_reach(&mut world, left, there, 10 * SECOND);
+        all_reach(&mut world, left, there, 10 * SECOND).unwrap();
     }
 }
 
 #[test]
 fn a_machine_that_moves_to_another_segment_is_reached_there_and_its_old_lease_ends() {
-    let (mut world, left, right) = two_segments(7);
+    let (mut world, left, right) = two_segments(7).unwrap();
     let workstation = world.add(Addressing::Own);
     world.wait_for_addresses(&[workstation], 10 * SECOND).unwrap();
     let before = addresses(&world, left)[0];

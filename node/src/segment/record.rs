@@ -93,7 +93,7 @@ fn hex(message: &impl Emitable) -> String {
 }
 
 fn unhex<T: Parseable<[u8]>>(text: &str) -> anyhow::Result<T> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         bail!("{text:?} is no message of netlink in hex");
     }
     let bytes = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16));

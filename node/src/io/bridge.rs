@@ -13,7 +13,7 @@ use rtnetlink::{LinkBridge, LinkBridgePort, LinkUnspec, RouteMessageBuilder};
 use super::link::{LOCAL_TABLE, Links};
 
 /// A network interface as somebody sees it who wants to put it into a bridge.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Port {
     pub(crate) index: u32,
     pub(crate) name: String,

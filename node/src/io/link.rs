@@ -51,10 +51,12 @@ impl Links {
         self.0.link().set(message).execute().await.context("cannot take the TAP device up")
     }
 
-    /// Takes the interface up as it is.
-    pub(crate) async fn set_up(&self, index: u32) -> anyhow::Result<()> {
-        let message = LinkUnspec::new_with_index(index).up().build();
-        self.0.link().set(message).execute().await.context("cannot take the interface up")
+    /// Takes the interface up or down as it is.
+    pub(crate) async fn set_up(&self, index: u32, up: bool) -> anyhow::Result<()> {
+        let message = LinkUnspec::new_with_index(index);
+        let message = if up { message.up() } else { message.down() }.build();
+        let what = if up { "up" } else { "down" };
+        self.0.link().set(message).execute().await.with_context(|| format!("cannot take the interface {what}"))
     }
 
     /// Gives the interface an address; the kernel adds the route of its prefix.

@@ -32,6 +32,10 @@ pub(crate) struct RouterOptions {
 pub(crate) struct Segment {
     links: Links,
     bridge: Port,
+    /// The TAP device, and the virtual hardware address behind it.
+    tap: Option<(u32, [u8; 6])>,
+    /// The bridge is gone, or down, and that was told.
+    lost: bool,
     record: Record,
     path: PathBuf,
 }
@@ -44,7 +48,7 @@ impl Segment {
         if named.is_bridge {
             let record = Record { bridge: named.name.clone(), nic: None, own: None };
             let path = Record::path(state_dir, &record.bridge);
-            return Ok(Self { links: links.clone(), bridge: named.clone(), record, path });
+            return Ok(Self::new(links, named.clone(), (record, path)));
         }
         let (addresses, routes) = (links.addresses_on(named.index).await?, links.routes_over(named.index).await?);
         if !options.take_nic && (!addresses.is_empty() || !routes.is_empty()) {
@@ -53,16 +57,20 @@ impl Segment {
             bail!("{}", refusal(&named.name, &list, leads));
         }
         let bridge = bridge_name(&ports, &named.name)?;
-        let record = Record { nic: Some(Nic::new(&named.name, &addresses, &routes)), bridge, own: None };
+        let record = Record { nic: Some(Nic::new(named, &addresses, &routes)), bridge, own: None };
         let path = Record::path(state_dir, &record.bridge);
         record.save(&path)?;
         match wrap(links, named, &record).await {
-            Ok(bridge) => Ok(Self { links: links.clone(), bridge, record, path }),
+            Ok(bridge) => Ok(Self::new(links, bridge, (record, path))),
             Err(error) => {
                 undo(links, &record, &path).await.unwrap_or_else(|error| report::note(&format!("{error:#}")));
                 Err(error).with_context(|| format!("cannot put {} into a bridge", named.name))
             }
         }
+    }
+
+    fn new(links: &Links, bridge: Port, (record, path): (Record, PathBuf)) -> Self {
+        Self { links: links.clone(), bridge, tap: None, lost: false, record, path }
     }
 
     /// The bridge's name.
@@ -88,20 +96,40 @@ impl Segment {
     /// Makes the TAP device a port of the bridge.
     pub(crate) async fn plug(&mut self, tap: u32, virtual_mac: [u8; 6]) -> anyhow::Result<()> {
         let bridge = self.bridge.name.clone();
+        self.tap = Some((tap, virtual_mac));
         self.links.set_controller(tap, self.bridge.index).await.with_context(|| format!("cannot join {bridge}"))?;
         self.links.bring_up(tap, port_mac(virtual_mac), self.mtu()).await?;
         if let Err(error) = self.links.make_quiet_port(tap, virtual_mac).await {
             // It gets more frames than it needs, and drops them.
             tracing::warn!("the port of {bridge} is like any other: {error:#}");
         }
-        self.look().await.map(|_| ())
+        self.bridge = find(&self.links.ports().await?, &bridge)?.clone();
+        Ok(())
     }
 
-    /// The bridge's hardware address, if it is another one than before: it changes with the ports of a bridge to which nobody
-    /// gave one.
+    /// Looks whether all is still as it was made: a bridge that was made anew, or that has lost the TAP device, is joined again.
+    /// Gives the bridge's hardware address, if it is another one than before: it changes with the ports of a bridge to which
+    /// nobody gave one. An error is told once, until the bridge is back.
     pub(crate) async fn look(&mut self) -> anyhow::Result<Option<[u8; 6]>> {
-        let bridge = find(&self.links.ports().await?, &self.bridge.name)?.clone();
+        let ports = self.links.ports().await?;
+        let bridge = match find(&ports, &self.bridge.name) {
+            Ok(bridge) => bridge.clone(),
+            Err(_) if self.lost => return Ok(None),
+            Err(error) => {
+                self.lost = true;
+                return Err(error);
+            }
+        };
+        self.lost = false;
         let before = std::mem::replace(&mut self.bridge, bridge).mac;
+        let is_port =
+            |tap: u32| ports.iter().any(|port| port.index == tap && port.controller == Some(self.bridge.index));
+        if let Some((tap, virtual_mac)) = self.tap.filter(|(tap, _)| !is_port(*tap)) {
+            self.plug(tap, virtual_mac).await?;
+            if let Some((ip, prefix_len)) = self.record.own {
+                self.links.add_address(self.bridge.index, ip, prefix_len).await?;
+            }
+        }
         Ok(Some(self.bridge.mac).filter(|mac| *mac != before))
     }
 
@@ -142,7 +170,7 @@ pub(crate) async fn clean_up_after_crash(links: &Links, state_dir: &Path) {
 async fn wrap(links: &Links, nic: &Port, record: &Record) -> anyhow::Result<Port> {
     let bridge = links.make_bridge(&record.bridge, nic.mac, nic.mtu).await?;
     links.set_controller(nic.index, bridge.index).await?;
-    links.set_up(nic.index).await?;
+    links.set_up(nic.index, true).await?;
     let Some(before) = &record.nic else { return Ok(bridge) };
     for address in before.addresses()? {
         links.put_address(bridge.index, &address).await?;
@@ -190,6 +218,9 @@ async fn unwrap(links: &Links, bridge: &Port, port: Option<&Port>, nic: &Nic) ->
     if let Some(port) = port {
         for route in nic.routes()? {
             links.put_route(port.index, &route).await?;
+        }
+        if !nic.up {
+            links.set_up(port.index, false).await?;
         }
     }
     Ok(())

@@ -12,18 +12,23 @@ use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::route::RouteMessage;
 use serde::{Deserialize, Serialize};
 
+use crate::io::bridge::Port;
+
 /// A NIC around which a bridge was made, with what it had before. Addresses and routes are as netlink tells them, in hex.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Nic {
     pub(super) name: String,
+    /// Whether it was up.
+    pub(super) up: bool,
     addresses: Vec<String>,
     routes: Vec<String>,
 }
 
 impl Nic {
-    pub(super) fn new(name: &str, addresses: &[AddressMessage], routes: &[RouteMessage]) -> Self {
+    pub(super) fn new(nic: &Port, addresses: &[AddressMessage], routes: &[RouteMessage]) -> Self {
         Self {
-            name: name.to_owned(),
+            name: nic.name.clone(),
+            up: nic.is_up,
             addresses: addresses.iter().map(hex).collect(),
             routes: routes.iter().map(hex).collect(),
         }
@@ -126,7 +131,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("overlay-segment-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway([192, 0, 2, 1].into()).output_interface(7).build();
-        let nic = Nic::new("eth1", &[address()], std::slice::from_ref(&route));
+        let port = Port { name: "eth1".into(), is_up: true, ..Port::default() };
+        let nic = Nic::new(&port, &[address()], std::slice::from_ref(&route));
         let record = Record { bridge: "br-eth1".into(), nic: Some(nic), own: Some(([10, 70, 0, 9].into(), 16)) };
         let path = Record::path(&folder, &record.bridge);
         record.save(&path).unwrap();

@@ -313,6 +313,37 @@ fn a_nic_in_use_is_refused_and_its_connection_moves_to_the_bridge_where_that_is_
     router.interrupt()?;
     ensure!(tables(&router)? == before, "before:\n{before}\nafter:\n{}", tables(&router)?);
     router.ping_once("198.51.100.2")?;
+
+    // Its only connection, over which it is a member.
+    router.start_ready(&["router", "lab", "--bridge", "eth0", "--take-nic", "--no-address"])?;
+    let routes = router.run(&["ip", "-4", "route", "show", "default"])?;
+    ensure!(routes.contains("via 203.0.113.1 dev br-eth0"), "{routes}");
+    router.ping_once("203.0.113.1")?;
+    router.interrupt()?;
+    ensure!(tables(&router)? == before, "before:\n{before}\nafter:\n{}", tables(&router)?);
+    Ok(())
+}
+
+#[test]
+fn a_bridge_that_is_made_anew_is_joined_again() -> anyhow::Result<()> {
+    let Some(mut lab) = e2e::lab("anew")? else { return Ok(()) };
+    let founder = Founder::new(&mut lab, &[])?;
+    let mut router = founder.router(&mut lab, "r", &[])?;
+    let guest = founder.guest(&mut lab, &router, "one", Client::Udhcpc)?;
+    guest.node.ping_once(&founder.ip.to_string())?;
+    router.run(&["ip", "link", "del", "br0"])?;
+    let without = "the segment is not served";
+    wait::until_ok("a word about it", LIMIT, || {
+        expect(router.daemon()?.said().contains(without), || "nothing was said".into())
+    })?;
+    lab.add_bridge(&router, "br0")?;
+    router.run(&["ip", "link", "set", "one", "master", "br0"])?;
+    wait::until_ok("the host reaches a member again", LIMIT, || {
+        guest.node.run(&["ping", "-c", "1", "-W", "1", &founder.ip.to_string()])
+    })?;
+    let own = router.status()?["ip"].as_str().context("the router has an address")?.to_owned();
+    guest.node.ping_once(&own)?;
+    ensure!(router.daemon()?.said().matches(without).count() == 1, "{}", router.daemon()?.said());
     Ok(())
 }
 

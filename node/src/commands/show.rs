@@ -121,9 +121,10 @@ pub(crate) fn leases(state: &Path, namespace: Option<String>, json: bool) -> any
         let name = host.hostname.as_deref().unwrap_or("-");
         let basis = host.basis.as_ref().map_or(String::new(), |basis| format!("  {}", basis_text(basis)));
         report::line(&format!(
-            "{:<15} {}  {name:<20} {}  token {}{basis}",
+            "{:<15} {}  {:<6} {name:<20} {}  token {}{basis}",
             host.ip,
             host.mac,
+            host.origin,
             duration(host.remaining_s),
             host.token
         ));

@@ -10,6 +10,7 @@
 //!   and no flags but PSH and FIN, which end a train, ECE, the same in all, and CWR, in the first only.
 //! - UDP with the same ports.
 //! - All but the last carry equally much, the last at most that; of TCP, as much as the kernel takes for a segment.
+//!   Super-frames of such segments, as they come where a datagram has room for several, are added as they are.
 //! - The checksum of each is left to the receiver, as it crossed the tunnel, or was complete and is right.
 //!
 //! Within a flow nothing overtakes anything.
@@ -133,9 +134,6 @@ struct Segment<'p> {
 impl Segment<'_> {
     /// Where the headers lie, if this is a packet that others may follow or that may follow others.
     fn mergeable(&self) -> Option<Layout> {
-        if self.offload.is_super_frame() {
-            return None;
-        }
         let layout = Layout::of(self.packet).ok()?;
         let flags_allow = match layout.kind {
             Kind::Tcp => {
@@ -145,6 +143,11 @@ impl Segment<'_> {
             Kind::Udp => usize::from(read_u16(self.packet, layout.transport + 4)) == self.packet.len() - MIN_HEADER,
         };
         (flags_allow && layout.transport == MIN_HEADER && self.packet.len() > layout.payload).then_some(layout)
+    }
+
+    /// How much each segment of it carries, but for the last.
+    fn size(&self, layout: Layout) -> usize {
+        if self.offload.is_super_frame() { self.offload.gso_size.into() } else { self.packet.len() - layout.payload }
     }
 
     fn is_proven(&self, layout: Layout) -> bool {
@@ -163,6 +166,9 @@ struct Train<'p> {
     parts: Vec<&'p [u8]>,
     /// Of all of them together.
     bytes: usize,
+    segments: usize,
+    /// What each segment carries, but for the last.
+    size: usize,
     /// The identification stays the same. Known from the second on.
     fixed_id: bool,
     /// The TCP flags of all of them together.
@@ -182,6 +188,8 @@ impl<'p> Train<'p> {
             first: &[],
             parts: Vec::new(),
             bytes: 0,
+            segments: 0,
+            size: 1,
             fixed_id: false,
             flags: 0,
             over: false,
@@ -190,14 +198,15 @@ impl<'p> Train<'p> {
 
     fn recycle<'q>(mut self) -> Train<'q> {
         self.parts.clear();
-        Train { parts: self.parts.into_iter().filter_map(|_| None).collect(), ..Train::empty() }
+        Train { parts: self.parts.into_iter().map_while(|_| None).collect(), ..Train::empty() }
     }
 
     fn begin(&mut self, segment: &Segment<'p>, layout: Layout) {
         (self.ethernet, self.offload, self.layout) = (segment.ethernet, segment.offload, layout);
         (self.first, self.fixed_id) = (segment.packet, false);
         self.parts.clear();
-        (self.bytes, self.flags, self.over) = (0, 0, false);
+        (self.bytes, self.segments, self.size) = (0, 0, segment.size(layout).max(1));
+        (self.flags, self.over) = (0, false);
         self.append(segment.packet);
     }
 
@@ -214,17 +223,19 @@ impl<'p> Train<'p> {
         self.over
     }
 
-    fn size(&self) -> usize {
-        self.parts[0].len()
-    }
-
     /// Takes a packet of the flow, if it goes on where the last one ended.
     fn add(&mut self, segment: &Segment<'p>) -> bool {
         let packet = segment.packet;
-        let payload = packet.len().saturating_sub(self.layout.payload);
+        let Some(payload) = packet.len().checked_sub(self.layout.payload).filter(|payload| *payload > 0) else {
+            return false;
+        };
         let least = if self.layout.kind == Kind::Tcp { MIN_TCP_SEGMENT } else { 1 };
-        let sized = payload > 0 && payload <= self.size() && self.size() >= least;
-        let fits = sized && self.layout.payload + self.bytes + payload <= MOST_BYTES;
+        let sized = match segment.offload.is_super_frame() {
+            true => usize::from(segment.offload.gso_size) == self.size,
+            false => payload <= self.size && self.size >= least,
+        };
+        let segments = self.segments + payload.div_ceil(self.size);
+        let fits = sized && segments <= MOST_SEGMENTS && self.layout.payload + self.bytes + payload <= MOST_BYTES;
         if !fits || segment.ethernet != self.ethernet || !self.agrees(packet) {
             return false;
         }
@@ -257,7 +268,7 @@ impl<'p> Train<'p> {
 
     fn is_next_id(&self, packet: &[u8]) -> bool {
         let (first, id) = (read_u16(self.first, 4), read_u16(packet, 4));
-        let counts = id == first.wrapping_add(self.parts.len() as u16);
+        let counts = id == first.wrapping_add(self.segments as u16);
         let stays = id == first && packet[6] & DONT_FRAGMENT != 0;
         if self.parts.len() == 1 {
             counts || stays
@@ -272,6 +283,7 @@ impl<'p> Train<'p> {
         let payload = &packet[self.layout.payload..];
         self.parts.push(payload);
         self.bytes += payload.len();
+        self.segments += payload.len().div_ceil(self.size);
         let ends = match self.layout.kind {
             Kind::Tcp => {
                 let flags = packet[self.layout.transport + TCP_FLAGS];
@@ -280,7 +292,7 @@ impl<'p> Train<'p> {
             }
             Kind::Udp => false,
         };
-        self.over = ends || payload.len() < self.size() || self.parts.len() == MOST_SEGMENTS;
+        self.over = ends || !payload.len().is_multiple_of(self.size) || self.segments >= MOST_SEGMENTS;
     }
 
     fn emit(&self, out: &mut dyn FnMut(Frame<'_, 'p>)) {
@@ -304,7 +316,7 @@ impl<'p> Train<'p> {
             flags: NEEDS_CSUM,
             gso_type,
             hdr_len: (ETHERNET + self.layout.payload) as u16,
-            gso_size: self.size() as u16,
+            gso_size: self.size as u16,
             csum_start: (ETHERNET + self.layout.transport) as u16,
             csum_offset: self.layout.kind.checksum_offset(),
         };

@@ -73,6 +73,8 @@ reasons! {
     Oversize = "oversize",
     /// A fragment for the virtual server.
     ServiceFragment = "service-fragment",
+    /// A router on the way had to tell of congestion, and the packet's ends do not understand other signs than loss.
+    Congested = "congested",
     /// A protocol or port that the virtual server does not have.
     NoService = "no-service",
     /// Nobody has the destination address.

@@ -30,6 +30,7 @@ mod compose;
 mod config;
 mod dns_tcp;
 mod drop_reason;
+mod ecn;
 mod event;
 mod fence;
 #[doc(hidden)]
@@ -52,6 +53,7 @@ pub use bridge::Bridge;
 pub use coalesce::{Coalescer, Frame};
 pub use config::{Config, Mode};
 pub use drop_reason::DropReason;
+pub use ecn::Ecn;
 pub use event::{DhcpDestination, DnsClient, Event, OutFrame, OutPacket, Resolution};
 pub use headers::MAX_HEADERS;
 pub use local::{Inbound, Local, Outbound};

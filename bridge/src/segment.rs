@@ -4,20 +4,21 @@ use crate::DropReason;
 use crate::checksum::{fold, sum};
 use crate::headers::{CWR, FIN, MAX_HEADERS, PSH, TCP_FLAGS, put, read_u16, read_u32, set_lengths};
 use crate::ipv4::{Ipv4, MIN_HEADER};
-use crate::offload::{ETHERNET, GSO_NONE, Kind, Layout, Offload};
+use crate::offload::{ETHERNET, GSO_ECN, GSO_NONE, Kind, Layout, Offload};
 
 /// Cuts a super-frame into frames whose packets are at most `max_packet` bytes, with the checksum of TCP or UDP
 /// still partial. Each is handed over in two parts: its own headers, and a piece of the super-frame's payload.
-/// A frame that is none is handed over as it is.
+/// Where several segments fit into `max_packet`, the frames are smaller super-frames. A frame that is none is handed
+/// over as it is.
 ///
 /// As the kernel cuts (`tcp_gso_segment`, `__udp_gso_segment`): the IP identification counts up, FIN and PSH stay
 /// with the last segment, CWR with the first. TCP is a stream and may be cut smaller than `gso_size` says;
 /// datagrams may not, and are refused if they do not fit.
-pub fn segment(
+pub fn segment<E: FnMut(&[u8], &[u8], Offload)>(
     frame: &[u8],
     offload: Offload,
     max_packet: usize,
-    each: &mut dyn FnMut(&[u8], &[u8], Offload),
+    each: &mut E,
 ) -> Result<(), DropReason> {
     if !offload.is_super_frame() {
         each(frame, &[], offload);
@@ -28,15 +29,15 @@ pub fn segment(
     let offload = offload.check(packet)?;
     let layout = Layout::of(packet)?;
     let size = segment_size(packet, offload, layout, max_packet)?;
+    let together = (max_packet.saturating_sub(layout.payload) / size).max(1);
     let payload = &packet[layout.payload..];
-    let plan = Plan { layout, last: payload.len().div_ceil(size).saturating_sub(1), size };
-    let partial = Offload { gso_type: GSO_NONE, gso_size: 0, hdr_len: 0, ..offload };
+    let plan = Plan { layout, size, together, last: payload.len().div_ceil(size * together).saturating_sub(1) };
     let mut head = [0; ETHERNET + MAX_HEADERS];
     let (head, headers) = (&mut head[..ETHERNET + layout.payload], &frame[..ETHERNET + layout.payload]);
-    for (index, piece) in payload.chunks(size).enumerate() {
+    for (index, piece) in payload.chunks(size * together).enumerate() {
         head.copy_from_slice(headers);
         plan.adjust(index, &mut head[ETHERNET..], piece.len());
-        each(head, piece, partial);
+        each(head, piece, plan.offload(index, offload, piece.len()));
     }
     Ok(())
 }
@@ -96,18 +97,30 @@ fn segment_size(packet: &[u8], offload: Offload, layout: Layout, max_packet: usi
 struct Plan {
     layout: Layout,
     size: usize,
-    /// The number of the last segment.
+    /// Segments in each frame.
+    together: usize,
+    /// The number of the last frame.
     last: usize,
 }
 
 impl Plan {
-    /// Turns a copy of the super-frame's headers into those of one segment.
+    /// What is left to do to one frame.
+    fn offload(&self, index: usize, whole: Offload, payload: usize) -> Offload {
+        if payload <= self.size {
+            return Offload { gso_type: GSO_NONE, gso_size: 0, hdr_len: 0, ..whole };
+        }
+        let gso_type = if index == 0 { whole.gso_type } else { whole.gso_type & !GSO_ECN };
+        Offload { gso_type, gso_size: self.size as u16, ..whole }
+    }
+
+    /// Turns a copy of the super-frame's headers into those of one frame.
     fn adjust(&self, index: usize, headers: &mut [u8], payload: usize) {
-        let id = read_u16(headers, 4).wrapping_add(index as u16);
+        let before = index * self.together;
+        let id = read_u16(headers, 4).wrapping_add(before as u16);
         put(headers, 4, id.to_be_bytes());
         if self.layout.kind == Kind::Tcp {
             let transport = self.layout.transport;
-            let sequence = read_u32(headers, transport + 4).wrapping_add((index * self.size) as u32);
+            let sequence = read_u32(headers, transport + 4).wrapping_add((before * self.size) as u32);
             put(headers, transport + 4, sequence.to_be_bytes());
             let flags = &mut headers[transport + TCP_FLAGS];
             if index > 0 {

@@ -7,18 +7,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bridge::{Frame, Offload};
+use bridge::{Ecn, Frame, Offload};
 use dht::Command;
 use dht::clock::Now;
-use engine::fast::Roamed;
+use engine::fast::{Roamed, Run};
 use engine::{Engine, NamespaceStatus, Output, Request, RequestId, Snapshot};
 use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::inbound::{Drops, Place};
 use crate::io::clock::SystemClock;
-use crate::io::tap::Tap;
 use crate::io::uplink::{Unsent, Uplink};
+use tap::Tap;
 
 /// Commands that wait for the driver. The engine bounds what is under way; this guards against the sum.
 const MAX_BACKLOG: usize = 16_384;
@@ -170,7 +170,10 @@ impl Control {
                 Output::Frame { frame, offload } => self.write(&frame, offload),
                 Output::Transmit { to, datagram, ttl } => {
                     let sent = match ttl {
-                        None => self.uplink.send(to, &datagram, datagram.len()),
+                        None => {
+                            let (bytes, segment) = (datagram.as_slice(), datagram.len());
+                            self.uplink.send(Run { to, ecn: Ecn::NotCapable, bytes, segment })
+                        }
                         Some(ttl) => self.uplink.open_edge(to, &datagram, ttl),
                     };
                     match sent {

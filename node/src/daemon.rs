@@ -20,6 +20,7 @@ use crate::io::changes;
 use crate::io::clock::SystemClock;
 use crate::io::link::Links;
 use crate::io::power::{self, Power};
+use crate::io::threads::packet_threads;
 use crate::io::udp::DataSocket;
 use crate::io::vmgenid;
 use crate::launch::{self, Prepared};
@@ -67,7 +68,7 @@ impl Daemon {
         let lock = state.lock()?;
         crate::dns::clean_up_after_crash(state.path());
         state.identity()?;
-        let socket = Arc::new(DataSocket::bind(state.port(port)?)?);
+        let socket = Arc::new(DataSocket::bind(state.port(port)?, packet_threads())?);
         let (port, links, clock) = (socket.port()?, Links::open()?, Arc::new(SystemClock::start()));
         let changes = changes::watch();
         let daemon = Arc::new(Self {
@@ -95,12 +96,14 @@ impl Daemon {
     }
 
     fn receive(&self) -> anyhow::Result<()> {
-        let (socket, lanes) = (Arc::clone(&self.socket), Arc::clone(&self.lanes));
-        let (clock, stop) = (Arc::clone(&self.clock), Arc::clone(&self.stop));
-        std::thread::Builder::new()
-            .name("inbound".into())
-            .spawn(move || inbound::run(&socket, &lanes, &clock, &stop))
-            .context("cannot start the inbound thread")?;
+        for queue in 0..self.socket.queues() {
+            let (socket, lanes) = (Arc::clone(&self.socket), Arc::clone(&self.lanes));
+            let (clock, stop) = (Arc::clone(&self.clock), Arc::clone(&self.stop));
+            std::thread::Builder::new()
+                .name("inbound".into())
+                .spawn(move || inbound::run(&socket, queue, &lanes, &clock, &stop))
+                .context("cannot start the inbound thread")?;
+        }
         Ok(())
     }
 

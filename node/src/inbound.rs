@@ -11,7 +11,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
-use bridge::{Coalescer, Frame};
+use bridge::{Coalescer, Ecn, Frame};
 use dht::clock::Now;
 use engine::Snapshot;
 use engine::fast::{self, Arrival, Datagrams};
@@ -20,10 +20,9 @@ use tunnel::Endpoint;
 
 use crate::control::Input;
 use crate::io::clock::SystemClock;
-use crate::io::priority::Priority;
-use crate::io::tap::Tap;
 use crate::io::udp::{DataSocket, ReceiveBatch};
 use crate::io::uplink::Uplink;
+use tap::{Priority, Tap};
 
 /// Namespaces of one daemon: the top four bits of a receiver index name the namespace.
 pub(crate) const SLOTS: usize = 16;
@@ -110,16 +109,16 @@ impl Drop for Place {
     }
 }
 
-/// Runs until `stop`.
-pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClock, stop: &AtomicBool) {
+/// Takes what comes by one queue of the socket, until `stop`.
+pub(crate) fn run(socket: &DataSocket, queue: usize, lanes: &ArcSwap<Lanes>, clock: &SystemClock, stop: &AtomicBool) {
     let mut batch = ReceiveBatch::new();
-    let mut memory: [Gathered<'_>; SLOTS] = Default::default();
+    let mut memory: [Gathered<'_>; SLOTS] = std::array::from_fn(|_| Gathered { queue, ..Gathered::default() });
     let mut priority = Priority::of_this_thread();
     while !stop.load(Ordering::Relaxed) {
-        let count = match socket.receive(&mut batch) {
+        let count = match socket.receive(queue, &mut batch) {
             Ok(0) => {
                 priority.rested();
-                socket.wait_readable(500);
+                socket.wait_readable(queue, 500);
                 continue;
             }
             Ok(count) => count,
@@ -132,8 +131,8 @@ pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClo
         priority.goes_on(now.mono);
         let lanes = lanes.load();
         let mut taken = Batch::new(&lanes, now, memory.map(Gathered::recycle));
-        for (from, datagram) in batch.datagrams(count) {
-            taken.take(from, datagram);
+        for (from, ecn, datagram) in batch.datagrams(count) {
+            taken.take(from, ecn, datagram);
         }
         memory = taken.finish().map(Gathered::recycle);
     }
@@ -142,14 +141,23 @@ pub(crate) fn run(socket: &DataSocket, lanes: &ArcSwap<Lanes>, clock: &SystemClo
 /// What one batch of datagrams brings one namespace: frames for its TAP, and what is carried on.
 #[derive(Default)]
 struct Gathered<'b> {
+    /// The TAP's, by which the frames go.
+    queue: usize,
     frames: Coalescer<'b>,
     carried: Datagrams,
 }
 
 impl Gathered<'_> {
     fn recycle<'other>(self) -> Gathered<'other> {
-        Gathered { frames: self.frames.recycle(), carried: self.carried }
+        Gathered { queue: self.queue, frames: self.frames.recycle(), carried: self.carried }
     }
+}
+
+/// A datagram, and what is known of it from outside.
+struct Arrived<'b> {
+    from: Endpoint,
+    ecn: Ecn,
+    datagram: &'b mut [u8],
 }
 
 /// One batch of datagrams: one look at the clock, and one at each snapshot.
@@ -166,13 +174,14 @@ impl<'l, 'b> Batch<'l, 'b> {
         Self { lanes, now, snapshots, gathered }
     }
 
-    fn take(&mut self, from: SocketAddr, datagram: &'b mut [u8]) {
+    fn take(&mut self, from: SocketAddr, ecn: Ecn, datagram: &'b mut [u8]) {
         if let Some(index) = tunnel::receiver_index(datagram) {
             let slot = (index >> SLOT_SHIFT) as usize;
             match (&self.lanes[slot], &self.snapshots[slot]) {
                 (Some(lane), Some(snapshot)) => {
                     let gathered = &mut self.gathered[slot];
-                    lane.receive(snapshot, index, Endpoint::Direct(from), datagram, self.now, gathered);
+                    let arrived = Arrived { from: Endpoint::Direct(from), ecn, datagram };
+                    lane.receive(snapshot, index, arrived, self.now, gathered);
                 }
                 _ => count(self.lanes, "no-such-slot"),
             }
@@ -205,7 +214,9 @@ pub(crate) fn from_stream(lanes: &Lanes, slot: usize, peer: PeerId, datagram: &m
     match tunnel::receiver_index(datagram) {
         Some(index) if (index >> SLOT_SHIFT) as usize == slot => {
             let mut gathered = Gathered::default();
-            lane.receive(&lane.snapshot.load(), index, from, datagram, now, &mut gathered);
+            // Over TCP a router's sign of congestion is TCP's own affair.
+            let arrived = Arrived { from, ecn: Ecn::NotCapable, datagram };
+            lane.receive(&lane.snapshot.load(), index, arrived, now, &mut gathered);
             lane.finish(&mut gathered);
         }
         Some(_) => lane.drops.count("no-such-slot"),
@@ -226,22 +237,24 @@ impl Lane {
         &self,
         snapshot: &Snapshot,
         index: u32,
-        from: Endpoint,
-        datagram: &'b mut [u8],
+        arrived: Arrived<'b>,
         now: Now,
         gathered: &mut Gathered<'b>,
     ) {
-        let share = if snapshot.receiving.contains_key(&index) { Share::Members } else { Share::Strangers };
+        let Arrived { from, ecn, datagram } = arrived;
         let sealed = |from: Endpoint, datagram: &[u8]| {
+            let known = snapshot.receiving.contains_key(&index);
+            let share = if known { Share::Members } else { Share::Strangers };
             self.hand_over(share, |place| Input::Datagram { from, datagram: datagram.to_vec(), place });
         };
         if !snapshot.is_usable(&now) {
             return sealed(from, datagram);
         }
-        let received = fast::inbound(snapshot, from, datagram, now.mono, &mut gathered.carried);
+        let received = fast::inbound(snapshot, from, ecn, datagram, now.mono, &mut gathered.carried);
         match received.arrival {
             Arrival::Frame { offload, header, packet } => {
-                gathered.frames.push(header, offload, packet, &mut |frame| self.write(&frame));
+                let queue = gathered.queue;
+                gathered.frames.push(header, offload, packet, &mut |frame| self.write(queue, &frame));
             }
             Arrival::Opened { peer, kind, payload } => {
                 let opened = |place| Input::Opened { peer, kind, payload: payload.to_vec(), place };
@@ -258,17 +271,18 @@ impl Lane {
 
     /// Writes the frames that are left, and sends on what one member has sent to another one through us.
     fn finish(&self, gathered: &mut Gathered<'_>) {
-        gathered.frames.flush(&mut |frame| self.write(&frame));
-        gathered.carried.drain(|to, bytes, segment| {
-            if let Err(unsent) = self.uplink.send(to, bytes, segment) {
+        let queue = gathered.queue;
+        gathered.frames.flush(&mut |frame| self.write(queue, &frame));
+        gathered.carried.drain(|run| {
+            if let Err(unsent) = self.uplink.send(run) {
                 unsent.report(&self.control, &self.drops);
             }
         });
     }
 
-    fn write(&self, frame: &Frame<'_, '_>) {
+    fn write(&self, queue: usize, frame: &Frame<'_, '_>) {
         let Some(tap) = &self.tap else { return self.drops.count("no-tap") };
-        if tap.write(frame).is_err() {
+        if tap.write_at(queue, frame).is_err() {
             self.drops.count("tap-refused-frame");
         }
     }
@@ -344,7 +358,7 @@ mod tests {
     fn lanes(queue: usize) -> (Box<Lanes>, Arc<Lane>, Receiver<Input>) {
         let (control, inputs) = sync_channel(queue);
         let snapshot = Arc::new(ArcSwap::new(engine().snapshot()));
-        let socket = Arc::new(DataSocket::bind(0).unwrap());
+        let socket = Arc::new(DataSocket::bind(0, 1).unwrap());
         let uplink = Uplink::new(socket, dht_driver::Streams::new(Arc::new(|_, _| {})).0);
         let lane = Arc::new(Lane { snapshot, tap: None, control, drops: Arc::default(), uplink });
         let mut lanes: Box<Lanes> = Box::default();
@@ -362,7 +376,7 @@ mod tests {
 
     fn arrive(lanes: &Lanes, mut datagram: Vec<u8>) {
         let mut batch = Batch::new(lanes, now(), Default::default());
-        batch.take(SocketAddr::from(([192, 0, 2, 1], 4000)), &mut datagram);
+        batch.take(SocketAddr::from(([192, 0, 2, 1], 4000)), Ecn::NotCapable, &mut datagram);
         batch.finish();
     }
 

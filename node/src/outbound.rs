@@ -9,15 +9,15 @@ use arc_swap::ArcSwap;
 use bridge::Offload;
 use dht::clock::Now;
 use engine::Snapshot;
+use engine::codel::Queue;
 use engine::fast::{self, Datagrams, Verdict};
 
 use crate::control::Input;
 use crate::inbound::Drops;
 use crate::io::clock::SystemClock;
 use crate::io::pace::Pace;
-use crate::io::priority::Priority;
-use crate::io::tap::{MAX_FRAME, Tap};
 use crate::io::uplink::Uplink;
+use tap::{MAX_FRAME, Priority, Tap};
 
 /// Sealed bytes that are sent at the latest when this many wait: a super-frame, and some.
 const FLUSH_AT: usize = 128 * 1024;
@@ -46,15 +46,14 @@ impl Outbound {
         let mut datagrams = Datagrams::default();
         let mut priority = Priority::of_this_thread();
         let mut pace = Pace::default();
+        let mut queue = Queue::default();
         while !self.stop.load(Ordering::Relaxed) {
             let now = self.clock.now();
-            match self.batch(&mut frame, &mut datagrams, &now) {
+            match self.batch(&mut frame, &mut datagrams, &mut queue, &now) {
                 Ok(Left::More) => priority.goes_on(now.mono),
                 Ok(Left::Nothing) => {
                     priority.rested();
-                    if let Some(moment) = pace.rested(now.mono) {
-                        std::thread::sleep(moment);
-                    }
+                    pace.rest(now.mono);
                     if let Err(error) = self.tap.wait_readable(500) {
                         return self.gone(&error);
                     }
@@ -65,13 +64,18 @@ impl Outbound {
     }
 
     /// What the device has at the moment, from one snapshot.
-    fn batch(&self, frame: &mut [u8], datagrams: &mut Datagrams, now: &Now) -> io::Result<Left> {
+    fn batch(&self, frame: &mut [u8], datagrams: &mut Datagrams, queue: &mut Queue, now: &Now) -> io::Result<Left> {
+        queue.handle_length(self.uplink.queued(), now.mono);
         let snapshot = self.snapshot.load();
         let usable = snapshot.is_usable(now);
         let mut left = Left::Nothing;
         while let Some((length, offload)) = self.tap.read(frame)? {
-            let frame = &frame[..length];
-            let verdict = if usable { fast::outbound(&snapshot, frame, offload, datagrams) } else { Verdict::Control };
+            let frame = &mut frame[..length];
+            let verdict = if usable {
+                fast::outbound(&snapshot, frame, offload, queue.takes_one(now.mono), datagrams)
+            } else {
+                Verdict::Control
+            };
             match verdict {
                 Verdict::Forwarded => {}
                 Verdict::Control => self.hand_over(frame, offload),
@@ -82,13 +86,16 @@ impl Outbound {
                 break;
             }
         }
-        self.flush(datagrams);
+        if !datagrams.is_empty() {
+            self.flush(datagrams);
+            queue.handle_added(self.uplink.queued());
+        }
         Ok(left)
     }
 
     fn flush(&self, datagrams: &mut Datagrams) {
-        datagrams.drain(|to, bytes, segment| {
-            if let Err(unsent) = self.uplink.send(to, bytes, segment) {
+        datagrams.drain(|run| {
+            if let Err(unsent) = self.uplink.send(run) {
                 unsent.report(&self.control, &self.drops);
             }
         });

@@ -21,7 +21,7 @@ use crate::daemon::Daemon;
 use crate::dns::{Applied, Forwarder};
 use crate::inbound::{Drops, Lane};
 use crate::io::link::Interface;
-use crate::io::tap::Tap;
+use crate::io::threads::packet_threads;
 use crate::io::uplink::Uplink;
 use crate::outbound::Outbound;
 use crate::report;
@@ -29,6 +29,7 @@ use crate::runtime::{DRIVER_QUEUE, Progress, Running};
 use crate::segment::Segment;
 use crate::state::{Settings, random};
 use crate::underlay::{Underlay, advertised};
+use tap::Tap;
 
 /// Inputs that may wait for the control thread.
 const CONTROL_QUEUE: usize = 4096;
@@ -145,7 +146,7 @@ impl Shell {
         let uplink = Uplink::new(Arc::clone(&daemon.socket), driver.streams);
         let device = tap.as_ref().map(|(tap, _)| tap.clone());
         let mut threads = Vec::new();
-        if let Some(tap) = device.clone() {
+        for tap in device.iter().flat_map(Tap::queues) {
             let outbound = Outbound {
                 tap,
                 uplink: uplink.clone(),
@@ -464,17 +465,18 @@ pub(crate) async fn refuse_overlap(
 
 fn make_tap(asked: Option<&str>, alias: &str) -> anyhow::Result<Tap> {
     if let Some(name) = asked {
-        return Tap::create(name);
+        return Tap::create(name, packet_threads());
     }
     let short: String = alias.chars().take(TAP_NAME_CHARS).collect();
     let taken = |name: &str| std::path::Path::new("/sys/class/net").join(name).exists();
     let plain = format!("ov-{short}");
     if !taken(&plain) {
-        return Tap::create(&plain);
+        return Tap::create(&plain, packet_threads());
     }
     let shorter: String = alias.chars().take(TAP_NAME_CHARS - 2).collect();
     let numbered = (2..100).map(|number| format!("ov-{shorter}{number}")).find(|name| !taken(name));
-    Tap::create(&numbered.ok_or_else(|| anyhow!("no free name for the TAP device; name one with --tap"))?)
+    let free = numbered.ok_or_else(|| anyhow!("no free name for the TAP device; name one with --tap"))?;
+    Tap::create(&free, packet_threads())
 }
 
 /// A locally administered unicast address that is the same at every start.

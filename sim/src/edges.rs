@@ -211,7 +211,7 @@ impl Edges {
                 Passage::Dropped(_) => return self.drop("edge-out"),
             }
             match it.up.send(at, trip.octets, &mut self.rng) {
-                Fate::Arrives(times) => arrivals = times,
+                Fate::Arrives(times) => arrivals = times.iter().collect(),
                 Fate::Dropped(_) => return self.drop("line-up"),
             }
             gate = it.beyond;
@@ -227,7 +227,7 @@ impl Edges {
         let (Some(source), Some(target)) = (v4(from), v4(to)) else { return self.drop("not-ipv4") };
         let it = &mut self.gates[gate.0];
         let after = match it.down.send(trip.now, trip.octets, &mut self.rng) {
-            Fate::Arrives(times) => since(trip.now, &times),
+            Fate::Arrives(times) => since(trip.now, &times.iter().collect::<Vec<_>>()),
             Fate::Dropped(_) => return self.drop("line-down"),
         };
         match it.nat.inbound(source, target, trip.now) {

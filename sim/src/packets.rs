@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use bridge::Offload;
-use engine::fast::{self, Arrival, Datagrams, Verdict};
+use bridge::{Ecn, Offload};
+use engine::fast::{self, Arrival, Datagrams, Run, Verdict};
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, Ipv4Packet};
 use tunnel::{Kind, NextHop};
 
@@ -21,7 +21,7 @@ impl Node {
         let Some(snapshot) = self.process_snapshot() else { return };
         let mut datagrams = Datagrams::default();
         let verdict = if snapshot.is_usable(&now) {
-            fast::outbound(&snapshot, frame, Offload::default(), &mut datagrams)
+            fast::outbound(&snapshot, &mut frame.to_vec(), Offload::default(), false, &mut datagrams)
         } else {
             Verdict::Control
         };
@@ -42,7 +42,7 @@ impl Node {
     }
 
     fn send_all(&mut self, mut datagrams: Datagrams) {
-        datagrams.drain(|to, bytes, segment| {
+        datagrams.drain(|Run { to, bytes, segment, .. }| {
             // No node has a stream here: the engine is told of none.
             let NextHop::Udp(to) = to else { return };
             for datagram in bytes.chunks(segment) {
@@ -68,7 +68,7 @@ impl Node {
             return self.pump(at);
         }
         let mut carried = Datagrams::default();
-        let received = fast::inbound(&snapshot, from.into(), &mut datagram, now.mono, &mut carried);
+        let received = fast::inbound(&snapshot, from.into(), Ecn::NotCapable, &mut datagram, now.mono, &mut carried);
         match received.arrival {
             Arrival::Frame { offload, header, packet } => {
                 let frame = [&header[..], packet].concat();

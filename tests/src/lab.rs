@@ -33,8 +33,8 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 /// A laboratory: namespaces that end with it. Declare it before its nodes, so that they end first.
 pub struct Lab {
     prefix: String,
-    dir: PathBuf,
-    ports: u32,
+    pub(crate) dir: PathBuf,
+    pub(crate) ports: u32,
     ipv6: bool,
 }
 
@@ -90,10 +90,7 @@ impl Lab {
     pub fn public(&mut self, name: &str) -> anyhow::Result<Node> {
         let namespace = self.add_namespace(name)?;
         let address = self.plug(&namespace, "eth0")?;
-        ip(&["-n", &namespace, "route", "add", "default", "via", INTERNET, "dev", "eth0"])?;
-        if self.ipv6 {
-            ip(&["-n", &namespace, "-6", "route", "add", "default", "via", INTERNET6, "dev", "eth0"])?;
-        }
+        self.lead_out(&namespace)?;
         Node::new(namespace, &self.dir, address)
     }
 
@@ -225,7 +222,7 @@ impl Lab {
         Ok(capture)
     }
 
-    fn add_namespace(&self, name: &str) -> anyhow::Result<String> {
+    pub(crate) fn add_namespace(&self, name: &str) -> anyhow::Result<String> {
         let namespace = format!("{}-{name}", self.prefix);
         ip(&["netns", "add", &namespace])?;
         ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
@@ -235,14 +232,38 @@ impl Lab {
     /// Connects a namespace to the internet and gives it an address there.
     fn plug(&mut self, namespace: &str, link: &str) -> anyhow::Result<String> {
         self.ports += 1;
-        let address = format!("203.0.113.{}", 10 + self.ports);
-        join(namespace, link, &self.internet(), &format!("p{}", self.ports), "br0")?;
+        join(namespace, link, &self.internet(), &self.port(), "br0")?;
+        self.settle(namespace, link)
+    }
+
+    /// What the latest port of the internet is called.
+    pub(crate) fn port(&self) -> String {
+        format!("p{}", self.ports)
+    }
+
+    /// The address of whoever is at that port.
+    pub(crate) fn outside(&self) -> String {
+        format!("203.0.113.{}", 10 + self.ports)
+    }
+
+    /// Gives a link that is at that port its address.
+    pub(crate) fn settle(&self, namespace: &str, link: &str) -> anyhow::Result<String> {
+        let address = self.outside();
         ip(&["-n", namespace, "addr", "add", &format!("{address}/24"), "dev", link])?;
         if self.ipv6 {
             ip(&["-n", namespace, "addr", "add", &format!("{}/64", outside6(self.ports)), "dev", link, "nodad"])?;
         }
         ip(&["-n", namespace, "link", "set", link, "up"])?;
         Ok(address)
+    }
+
+    /// The way of a machine to everybody else.
+    pub(crate) fn lead_out(&self, namespace: &str) -> anyhow::Result<()> {
+        ip(&["-n", namespace, "route", "add", "default", "via", INTERNET, "dev", "eth0"])?;
+        if self.ipv6 {
+            ip(&["-n", namespace, "-6", "route", "add", "default", "via", INTERNET6, "dev", "eth0"])?;
+        }
+        Ok(())
     }
 }
 
@@ -269,6 +290,23 @@ impl Router {
         let gateway = format!("192.168.{}.1", self.number);
         ip(&["-n", namespace, "route", "add", "default", "via", &gateway, "dev", link])?;
         Ok(address)
+    }
+
+    /// Gives a machine that stands elsewhere a further uplink, by which it goes where the first one leads nowhere.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn second_uplink(&mut self, node: &Node, link: &str) -> anyhow::Result<()> {
+        let first = node.run(&["ip", "-4", "route", "show", "default"])?;
+        node.run(&["ip", "-4", "route", "del", "default"])?;
+        self.connect(node.namespace(), link)?;
+        let second = node.run(&["ip", "-4", "route", "show", "default"])?;
+        node.run(&["ip", "-4", "route", "del", "default"])?;
+        for (route, metric) in [(first, "100"), (second, "200")] {
+            let words: Vec<&str> = route.split_whitespace().collect();
+            node.run(&[&["ip", "-4", "route", "add"][..], &words, &["metric", metric]].concat())?;
+        }
+        Ok(())
     }
 
     /// What is outside reaches the first machine behind it at the router's own address, as in a cloud.
@@ -384,7 +422,7 @@ fn join(namespace: &str, link: &str, other: &str, port: &str, bridge: &str) -> a
     Ok(())
 }
 
-fn ip(args: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn ip(args: &[&str]) -> anyhow::Result<()> {
     let output = Command::new("ip").args(args).stdin(Stdio::null()).output().context("Failed to run ip (iproute2)")?;
     ensure!(output.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
     Ok(())

@@ -3,15 +3,17 @@
 //! A [`Lab`] is an "internet" (a bridge in a namespace of its own) with machines on it, in the open or behind NAT
 //! routers. A [`Node`] is one such machine: its own network namespace, `resolv.conf` and state directory, on which
 //! `overlay` and whatever else run as [`Process`]es. All of it disappears when the values go out of scope, and what a
-//! killed run left is removed by the next.
+//! killed run left is removed by the next. Lines with delay, loss and the like ([`Lab::stretch`], [`Lab::distant`]) are those of `wan-shell`.
 //!
 //! It needs root, `/dev/net/tun` and the tools that `cargo xtask test` installs.
 #![forbid(unsafe_code)]
 
+mod cable;
 pub mod dhcp_client;
 mod edge;
 mod extra;
 mod lab;
+mod line;
 mod measure;
 pub mod nemesis;
 mod nine;
@@ -25,6 +27,7 @@ pub mod watcher;
 
 pub use extra::{Demand, Extra};
 pub use lab::{Lab, Router};
+pub use line::Stretch;
 pub use measure::{counts, stream};
 pub use nine::{Nine, Way, view_members};
 pub use node::{Node, Ready, overlay_binary};
@@ -32,6 +35,7 @@ pub use pair::{Pair, Seen, peer};
 pub use process::{Finished, Process};
 pub use sites::{Member, Route, Sites};
 pub use wan::Edge;
+pub use wan_shell::{Lines, Report, Shell, Way as Direction};
 
 use std::io::Write;
 

@@ -1,11 +1,14 @@
 //! One machine of the laboratory.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
 use crate::lab::{INTERNET, exec, in_namespace, path};
@@ -266,6 +269,34 @@ impl Node {
         let mut inside = in_namespace(&self.namespace, command);
         inside.envs(self.env.iter().map(|(key, value)| (key, value)));
         Process::spawn(inside)
+    }
+
+    /// Does something on this machine, on a thread of its own.
+    ///
+    /// # Errors
+    /// It fails, or panics.
+    pub fn inside<T: Send + 'static>(
+        &self,
+        what: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let work = self.begin_inside(what)?;
+        work.join().map_err(|_| anyhow!("the thread on {} panicked", self.namespace))?
+    }
+
+    /// As [`Self::inside`], without waiting for the end of it.
+    ///
+    /// # Errors
+    /// The namespace is gone.
+    pub fn begin_inside<T: Send + 'static>(
+        &self,
+        what: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<JoinHandle<anyhow::Result<T>>> {
+        let namespace = File::open(Path::new("/run/netns").join(&self.namespace))?;
+        // A thread of its own: it stays in that namespace.
+        Ok(thread::spawn(move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            what()
+        }))
     }
 
     /// One echo, the very first packet included, answered within 5 s.

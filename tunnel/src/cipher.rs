@@ -7,6 +7,10 @@ use crate::config::Suite;
 use crate::wire::{HEADER, TAG};
 
 /// A key, ready to seal and open.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are two for each session, and a pointer would be followed for each packet"
+)]
 pub(crate) enum Cipher {
     AwsLc(aws_lc_rs::aead::LessSafeKey),
     Ring(ring::aead::LessSafeKey),

@@ -1,24 +1,28 @@
 //! How much a way carries at most: datagram packetization layer path MTU discovery (RFC 8899).
 //!
 //! No router's word is taken for it, as anybody could forge that, and some say nothing. An echo request is padded to the size in
-//! question, and what comes back has passed. A way is taken to carry what both ends do, until large packets are in use and such a
-//! trial fails while small ones pass (a black hole, RFC 8899 section 4.4). Then what is sure to pass is used at once, and the largest
-//! size that passes is searched for.
+//! question, and what comes back has passed. A way is taken to carry what both ends do, 1500 octets at most, until large packets are
+//! in use and such a trial fails while small ones pass (a black hole, RFC 8899 section 4.4). Then what is sure to pass is used at
+//! once, and the largest size that passes is searched for. More than 1500 is used after it has passed.
 
 use std::time::{Duration, Instant};
 
 use crate::limits::{MTU_MEMORY, SIZE_AGAIN, SIZE_EVERY, SIZE_TRIES};
 
 /// Packets of IP that networks are made for, in octets. What lies between two of them is not looked for.
-const SIZES: [u16; 17] =
-    [576, 1024, 1200, 1280, 1300, 1320, 1340, 1360, 1380, 1400, 1420, 1440, 1460, 1472, 1480, 1492, 1500];
+const SIZES: [u16; 20] = [
+    576, 1024, 1200, 1280, 1300, 1320, 1340, 1360, 1380, 1400, 1420, 1440, 1460, 1472, 1480, 1492, 1500, 4000, 8000,
+    8800,
+];
+/// Without a trial no way is taken to carry more: ends of 9000 octets are often far apart, with the internet between them.
+const USUAL: u16 = 1500;
 /// What passes nearly everywhere (RFC 8899 section 5.1.2).
 const BASE: u16 = 1200;
 
 /// What is known of one way.
 #[derive(Debug, Default)]
 pub(crate) struct PathMtu {
-    /// What is used; none where it is as much as the ends carry.
+    /// What is used; none where it is as much as the ends carry, or the usual.
     used: Option<u16>,
     /// The smallest that has not passed.
     too_big: Option<u16>,
@@ -51,7 +55,7 @@ pub(crate) enum Step {
 impl PathMtu {
     /// The largest packet of IP that is sent, in octets, where both ends carry `full`.
     pub(crate) fn used(&self, full: u16) -> u16 {
-        self.used.map_or(full, |used| used.min(full))
+        self.used.unwrap_or(USUAL).min(full)
     }
 
     /// Large packets are in use. `unanswered` says that nothing has come back for them.
@@ -61,7 +65,7 @@ impl PathMtu {
         if self.trial.is_some() || !old(self.tried, pause) {
             return;
         }
-        let more = self.used.is_some() && !unanswered && old(self.searched, MTU_MEMORY);
+        let more = self.used(full) < full && !unanswered && old(self.searched, MTU_MEMORY);
         if more {
             (self.searched, self.too_big) = (Some(now), None);
         }
@@ -112,7 +116,7 @@ impl PathMtu {
             self.end(now);
         }
         if size > used {
-            self.used = (size < full).then_some(size);
+            self.used = (size < full || full > USUAL).then_some(size);
         }
         if size >= full {
             self.too_big = None;
@@ -222,6 +226,22 @@ mod tests {
         }
         assert_eq!(way.used(1500), 1500);
         assert!(asked < 40, "{asked}");
+    }
+
+    #[test]
+    fn more_than_usual_is_used_once_it_has_passed() {
+        for carries in [9000, 8896, 4470, 1500] {
+            let mut way = PathMtu::default();
+            assert_eq!(way.used(9000), 1500);
+            let (used, dark) = run(&mut way, 9000, carries, origin(), Duration::from_secs(20));
+            let best = SIZES.into_iter().chain([9000]).filter(|size| *size <= carries).max().unwrap();
+            assert_eq!((used, dark), (best, Duration::ZERO), "carries {carries}");
+        }
+        let mut way = PathMtu::default();
+        run(&mut way, 9000, 9000, origin(), Duration::from_secs(60));
+        let (used, dark) = run(&mut way, 9000, 1500, origin() + Duration::from_secs(60), Duration::from_secs(60));
+        assert_eq!(used, 1500);
+        assert!(dark <= Duration::from_secs(1), "{dark:?}");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! - [`punch`]: two sockets behind two edges that punch holes in virtual time, without any of our protocol.
 //!
 //! Three judges, then, and they must agree: the prediction, the model, and the kernel with its own translator
-//! (`tests/tests/kernel/nat_edges.rs`).
+//! (`tests/tests/kernel/nat_edges.rs`). `wan-shell` (`wan/shell/`) has lines and translators do the same to the kernel's packets.
 #![forbid(unsafe_code)]
 
 pub mod edge;

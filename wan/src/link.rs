@@ -93,10 +93,26 @@ impl Line {
 /// What becomes of a datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It arrives at these times.
-    Arrives(Vec<Duration>),
+    /// It arrives.
+    Arrives(Arrivals),
     /// It does not.
     Dropped(Cause),
+}
+
+/// When a datagram arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrivals {
+    /// For the first time.
+    pub first: Duration,
+    /// Once more.
+    pub again: Option<Duration>,
+}
+
+impl Arrivals {
+    /// Once or twice.
+    pub fn iter(self) -> impl Iterator<Item = Duration> {
+        std::iter::once(self.first).chain(self.again)
+    }
 }
 
 /// Why a datagram does not arrive.
@@ -187,11 +203,8 @@ impl Link {
             arrival = arrival.max(self.latest);
             self.latest = arrival;
         }
-        let mut arrivals = vec![arrival];
-        if happens(self.line.duplicate, rng) {
-            arrivals.push(arrival + self.jitter(rng));
-        }
-        Fate::Arrives(arrivals)
+        let again = happens(self.line.duplicate, rng).then(|| arrival + self.jitter(rng));
+        Fate::Arrives(Arrivals { first: arrival, again })
     }
 
     /// When so many octets of a stream, which is sent again where it is lost, have arrived; nothing while the line is down, or if
@@ -261,17 +274,21 @@ mod tests {
         Duration::from_millis(n)
     }
 
+    fn once(first: Duration) -> Fate {
+        Fate::Arrives(Arrivals { first, again: None })
+    }
+
     #[test]
     fn a_good_line_takes_its_delay() {
         let mut link = Link::new(Line::GOOD);
-        assert_eq!(link.send(ms(5), 1500, &mut rng(1)), Fate::Arrives(vec![ms(15)]));
+        assert_eq!(link.send(ms(5), 1500, &mut rng(1)), once(ms(15)));
     }
 
     #[test]
     fn what_is_too_long_vanishes() {
         let mut link = Link::new(Line { longest: 1300, ..Line::GOOD });
         assert_eq!(link.send(ms(0), 1301, &mut rng(1)), Fate::Dropped(Cause::TooLong));
-        assert_eq!(link.send(ms(0), 1300, &mut rng(1)), Fate::Arrives(vec![ms(10)]));
+        assert_eq!(link.send(ms(0), 1300, &mut rng(1)), once(ms(10)));
     }
 
     #[test]
@@ -280,11 +297,11 @@ mod tests {
         let mut link = Link::new(Line { rate: Some(8_000_000), queue: 3000, ..Line::GOOD });
         let mut rng = rng(1);
         for n in 1..=3 {
-            assert_eq!(link.send(ms(0), 1000, &mut rng), Fate::Arrives(vec![ms(10 + n)]));
+            assert_eq!(link.send(ms(0), 1000, &mut rng), once(ms(10 + n)));
         }
         assert_eq!(link.waiting(ms(0)), 3000);
         assert_eq!(link.send(ms(0), 1, &mut rng), Fate::Dropped(Cause::QueueFull));
-        assert_eq!(link.send(ms(1), 1000, &mut rng), Fate::Arrives(vec![ms(14)]));
+        assert_eq!(link.send(ms(1), 1000, &mut rng), once(ms(14)));
     }
 
     #[test]
@@ -293,10 +310,10 @@ mod tests {
         link.change(ms(150), Line { delay: ms(50), ..Line::GOOD });
         link.outage(ms(100), ms(100));
         let mut rng = rng(1);
-        assert_eq!(link.send(ms(99), 9, &mut rng), Fate::Arrives(vec![ms(109)]));
+        assert_eq!(link.send(ms(99), 9, &mut rng), once(ms(109)));
         assert_eq!(link.send(ms(100), 9, &mut rng), Fate::Dropped(Cause::Down));
         assert_eq!(link.send(ms(199), 9, &mut rng), Fate::Dropped(Cause::Down));
-        assert_eq!(link.send(ms(200), 9, &mut rng), Fate::Arrives(vec![ms(250)]));
+        assert_eq!(link.send(ms(200), 9, &mut rng), once(ms(250)));
     }
 
     #[test]
@@ -351,8 +368,8 @@ mod tests {
                 now += Duration::from_micros(rng.random_range(0..3000));
                 let size = rng.random_range(1..1500);
                 if let Fate::Arrives(at) = link.send(now, size, &mut rng) {
-                    assert!(at[0] >= last && at[0] >= now + line.delay, "seed {seed}");
-                    last = at[0];
+                    assert!(at.first >= last && at.first >= now + line.delay, "seed {seed}");
+                    last = at.first;
                     octets += size as u64;
                 }
                 assert!(link.waiting(now) <= queue, "seed {seed}");
@@ -369,8 +386,8 @@ mod tests {
         let (mut late, mut twice) = (0, 0);
         for n in 0..10_000 {
             let Fate::Arrives(at) = link.send(ms(n), 100, &mut rng) else { panic!("lost") };
-            late += u32::from(at[0] > ms(n + 10));
-            twice += u32::from(at.len() == 2);
+            late += u32::from(at.first > ms(n + 10));
+            twice += u32::from(at.again.is_some());
         }
         assert!((2300..2700).contains(&late) && (900..1100).contains(&twice), "{late} {twice}");
     }

@@ -290,7 +290,8 @@ fn page(rows: &[Row]) -> anyhow::Result<String> {
     let mut page = format!(
         "# Benchmarks\n\n`cargo xtask bench` (as root, on an otherwise idle machine) measures all of this in network \
          namespaces and writes this page.\nBoth ends, and the link between them, share the {cores} cores of one machine: \
-         {}, Linux {}.\nCompared values are from the same run.\n\n\
+         {}, Linux {}.\nCompared values are from the same run. `cargo xtask bench-peers` measures beside other programs: \
+         [speed](speed.md).\n\n\
          | what | overlay | compared with | command |\n|---|---|---|---|\n",
         cpu.trim_start_matches([' ', '\t', ':']),
         kernel.trim()

@@ -9,6 +9,7 @@ mod figures;
 mod measure;
 mod outcome;
 mod paths;
+mod peers;
 mod plot;
 mod register;
 mod say;
@@ -26,6 +27,9 @@ cargo xtask demo [--stay]    three machines in network namespaces, two of them b
 cargo xtask demos            an MPI job and a BitTorrent swarm of eight members behind four routers (root, some minutes)
 cargo xtask bench            measures what docs/benchmarks.md shows, and writes it (root, some minutes)
 cargo xtask bench-register   only its last part: grants per second of the register, with fsync
+cargo xtask bench-peers      measures what docs/speed.md shows, beside nebula, EasyTier, wireguard-go, fastd and openvpn, and writes
+                             it (root, 25 minutes); --quick takes 2 s for each value; --only NAME,NAME and
+                             --underlay wire|receive|all (all offloads) measure less, and only print it
 cargo xtask paths            measures what docs/matrix.md shows, and writes it (root, a quarter of an hour)
 cargo xtask scale [--page]   measures what docs/scale.md shows, and writes it (root, an hour); --page only writes it
 ";
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         ["demos"] => demos::run(),
         ["bench"] => bench::run(),
         ["bench-register"] => bench::register(),
+        ["bench-peers", ref words @ ..] => peers::run(words),
         ["paths"] => paths::run(),
         ["scale"] => scale::run(scale::Part::All),
         ["scale", "--page"] => scale::run(scale::Part::Page),

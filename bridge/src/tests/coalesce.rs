@@ -120,7 +120,11 @@ fn coalesce(packets: &[(Offload, Vec<u8>)]) -> Vec<(Offload, Vec<u8>)> {
 /// The packets that the kernel makes of a frame, if it takes it.
 fn cut(offload: Offload, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut packets = Vec::new();
-    segment(frame, offload, 65_535, &mut |head, rest, offload| {
+    let one = match offload.check(&frame[14..]).ok()? {
+        checked if checked.is_super_frame() => usize::from(checked.hdr_len) - 14 + usize::from(checked.gso_size),
+        _ => 65_535,
+    };
+    segment(frame, offload, one, &mut |head, rest, offload| {
         packets.push(completed(&[head, rest].concat()[14..], offload));
     })
     .ok()?;
@@ -167,6 +171,41 @@ fn a_train_is_no_longer_than_the_kernel_takes() {
     assert_eq!(train(49, 1348), [48 * 1348, 1348]);
     assert_eq!(train(8, 8948), [7 * 8948, 8948]);
     assert_eq!(train(2, 40_000), [40_000, 40_000]);
+}
+
+#[test]
+fn super_frames_of_one_size_go_on_where_the_last_one_ended() {
+    // As a way of 9000 octets brings them: six segments in a datagram.
+    let together = |first: u32, payloads: &[usize]| {
+        let (mut id, mut sequence, mut packets) = (first as u16, first * 1348, Vec::new());
+        for payload in payloads {
+            packets.push(Packet { id, ..Packet::tcp(sequence, *payload) }.emit());
+            (id, sequence) = (id + 1, sequence + *payload as u32);
+        }
+        let (offload, frame) = coalesce(&packets).remove(0);
+        (offload, frame[14..].to_vec())
+    };
+    let six = |n: u32| together(6 * n, &[1348; 6]);
+    let payloads = |packets: &[(Offload, Vec<u8>)]| -> Vec<usize> {
+        coalesce(packets).iter().map(|(_, frame)| frame.len() - 66).collect()
+    };
+    let all: Vec<_> = (0..8).map(six).collect();
+    assert_eq!(payloads(&all), [48 * 1348]);
+    assert_eq!(payloads(&[six(0), six(2)]), [6 * 1348, 6 * 1348], "a gap");
+    assert_eq!(payloads(&[six(0), together(6, &[1348, 100]), six(8)]), [7 * 1348 + 100, 6 * 1348]);
+    assert_eq!(payloads(&[six(0), together(6, &[1300, 1300])]), [6 * 1348, 2600], "another size");
+    assert_eq!(payloads(&[together(0, &[1348]), together(1, &[1348; 6])]), [7 * 1348]);
+    let ten = |n: u32| {
+        let packets: Vec<_> = (0..10)
+            .map(|k| Packet { id: (10 * n + k) as u16, ..Packet::tcp((10 * n + k) * 100, 100) }.emit())
+            .collect();
+        let (offload, frame) = coalesce(&packets).remove(0);
+        (offload, frame[14..].to_vec())
+    };
+    assert_eq!(payloads(&(0..7).map(ten).collect::<Vec<_>>()), [6000, 1000], "64 segments at most");
+    let (offload, frame) = coalesce(&all).remove(0);
+    let numbers: Vec<u16> = cut(offload, &frame).unwrap().iter().map(|p| u16::from_be_bytes([p[4], p[5]])).collect();
+    assert_eq!(numbers, (0..48).collect::<Vec<_>>());
 }
 
 #[test]
@@ -347,10 +386,7 @@ proptest! {
             let kernel: Vec<Vec<u8>> = frames
                 .iter()
                 .filter(|(_, frame)| frame[37] == flow as u8)
-                .flat_map(|(offload, frame)| {
-                    if offload.is_super_frame() { cut(*offload, frame).unwrap() } else { vec![completed(&frame[14..], *offload)] }
-                })
-                .map(without_id)
+                .flat_map(uncoalesced)
                 .collect();
             let sent: Vec<Vec<u8>> = of_flow
                 .iter()
@@ -359,6 +395,27 @@ proptest! {
             prop_assert_eq!(kernel, sent);
         }
     }
+
+    #[test]
+    fn what_is_put_together_twice_is_still_what_was_sent(steps in steps(), chunk in 1usize..12) {
+        let packets = play(&steps);
+        let emitted: Vec<_> = packets.iter().map(|(_, packet)| packet.emit()).collect();
+        let first: Vec<_> = emitted.chunks(chunk).flat_map(coalesce).map(|(offload, frame)| (offload, frame[14..].to_vec())).collect();
+        let frames = coalesce(&first);
+        prop_assert!(frames.len() <= first.len());
+        for flow in 0..4u8 {
+            let kernel: Vec<Vec<u8>> = frames.iter().filter(|(_, frame)| frame[37] == flow).flat_map(uncoalesced).collect();
+            let sent: Vec<Vec<u8>> =
+                emitted.iter().filter(|(_, packet)| packet[23] == flow).map(|(o, p)| without_id(completed(p, *o))).collect();
+            prop_assert_eq!(kernel, sent);
+        }
+    }
+}
+
+fn uncoalesced((offload, frame): &(Offload, Vec<u8>)) -> Vec<Vec<u8>> {
+    let packets =
+        if offload.is_super_frame() { cut(*offload, frame).unwrap() } else { vec![completed(&frame[14..], *offload)] };
+    packets.into_iter().map(without_id).collect()
 }
 
 /// Where the packet may not be fragmented, its identification means nothing.

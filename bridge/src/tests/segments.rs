@@ -33,7 +33,7 @@ fn a_tcp_super_frame_is_cut_into_these_bytes() {
         csum_offset: 16,
     };
     let mut frames = Vec::new();
-    segment(&super_frame, offload, 1400, &mut |head, rest, offload| frames.push(([head, rest].concat(), offload)))
+    segment(&super_frame, offload, 100, &mut |head, rest, offload| frames.push(([head, rest].concat(), offload)))
         .unwrap();
     let options = [1, 1, 8, 10, 0, 0, 0, 5, 0, 0, 0, 6];
     let first = [
@@ -186,10 +186,18 @@ impl Model {
         let (frame, offload) = self.super_frame();
         let mut pieces = Vec::new();
         segment(&frame, offload, max_packet, &mut |head, rest, offload| {
-            assert_eq!(offload.gso_type, GSO_NONE);
             let mut piece = [head, rest].concat();
-            complete_checksum(&mut piece, offload).unwrap();
-            pieces.push(piece);
+            assert!(piece.len() - 14 <= max_packet);
+            assert_eq!(offload.check(&piece[14..]), Ok(offload));
+            if offload.is_super_frame() {
+                // Several fit into one: the kernel cuts it further.
+                let one = usize::from(offload.hdr_len) - 14 + usize::from(offload.gso_size);
+                segment(&piece, offload, one, &mut |head, rest, offload| pieces.push(finished(head, rest, offload)))
+                    .unwrap();
+            } else {
+                complete_checksum(&mut piece, offload).unwrap();
+                pieces.push(piece);
+            }
         })?;
         Ok(pieces)
     }
@@ -243,6 +251,13 @@ impl Model {
         header[10..12].copy_from_slice(&checksum.to_be_bytes());
         (outbound(&[header, transport].concat()), 34 + field)
     }
+}
+
+fn finished(head: &[u8], rest: &[u8], offload: Offload) -> Vec<u8> {
+    assert_eq!(offload.gso_type, GSO_NONE);
+    let mut piece = [head, rest].concat();
+    complete_checksum(&mut piece, offload).unwrap();
+    piece
 }
 
 /// One's complement addition, word by word.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bridge::offload::ETHERNET;
-use bridge::{Inbound, MAX_HEADERS, Offload, Outbound, segment};
+use bridge::{DropReason as Refusal, Ecn, Inbound, MAX_HEADERS, Offload, Outbound, segment};
 use libp2p_identity::PeerId;
 use tunnel::{DropReason, Endpoint, Kind, LegView, NextHop, SealError, Way, data_kind, receiver_index};
 
@@ -28,7 +28,7 @@ pub enum Verdict {
     Forwarded,
     /// Not plain: the engine must see it.
     Control,
-    /// Counted under this name.
+    /// It did not, or not all of it; counted under this name.
     Dropped(&'static str),
 }
 
@@ -36,18 +36,32 @@ pub enum Verdict {
 #[derive(Default)]
 pub struct Datagrams {
     bytes: Vec<u8>,
-    runs: Vec<Run>,
+    runs: Vec<Span>,
     /// One datagram that a relay is to carry, before it is sealed for the relay.
     inner: Vec<u8>,
 }
 
-/// Datagrams of equal size that go the same way; the last may be shorter.
-struct Run {
+/// Where a run lies in the bytes of all.
+struct Span {
     to: NextHop,
+    ecn: Ecn,
     start: usize,
     end: usize,
     segment: usize,
     open: bool,
+}
+
+/// Datagrams of equal size that go the same way; the last may be shorter.
+#[derive(Debug)]
+pub struct Run<'d> {
+    /// Where they go.
+    pub to: NextHop,
+    /// What their outside says of congestion.
+    pub ecn: Ecn,
+    /// All of them.
+    pub bytes: &'d [u8],
+    /// The size of all but the last.
+    pub segment: usize,
 }
 
 impl Datagrams {
@@ -59,15 +73,15 @@ impl Datagrams {
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
-    /// Calls `send` with next hop, bytes and segment size of each run, and forgets them.
-    pub fn drain(&mut self, mut send: impl FnMut(NextHop, &[u8], usize)) {
-        for run in self.runs.drain(..) {
-            send(run.to, &self.bytes[run.start..run.end], run.segment);
+    /// Hands each run to `send`, and forgets them.
+    pub fn drain(&mut self, mut send: impl FnMut(Run<'_>)) {
+        for Span { to, ecn, start, end, segment, .. } in self.runs.drain(..) {
+            send(Run { to, ecn, bytes: &self.bytes[start..end], segment });
         }
         self.bytes.clear();
     }
 
-    fn push(&mut self, outlet: &Outlet, kind: Kind, head: &[u8], packet: &[u8]) -> Result<(), SealError> {
+    fn push(&mut self, outlet: &Outlet, ecn: Ecn, kind: Kind, head: &[u8], packet: &[u8]) -> Result<(), SealError> {
         let start = self.bytes.len();
         let to = match &outlet.way {
             Way::Direct(to) => {
@@ -81,24 +95,25 @@ impl Datagrams {
                 *to
             }
         };
-        self.extend_run(to, start);
+        self.extend_run(to, ecn, start);
         Ok(())
     }
 
-    fn push_carried(&mut self, leg: &LegView, datagram: &[u8]) -> Result<(), SealError> {
+    fn push_carried(&mut self, leg: &LegView, ecn: Ecn, datagram: &[u8]) -> Result<(), SealError> {
         let start = self.bytes.len();
         leg.session.seal_carried(Kind::Carried, leg.next, datagram, &mut self.bytes)?;
-        self.extend_run(leg.to, start);
+        self.extend_run(leg.to, ecn, start);
         Ok(())
     }
 
     /// What was appended from `start` on is one datagram: it goes into the last run, or begins one.
-    fn extend_run(&mut self, to: NextHop, start: usize) {
+    fn extend_run(&mut self, to: NextHop, ecn: Ecn, start: usize) {
         let end = self.bytes.len();
         let size = end - start;
         if let Some(run) = self.runs.last_mut()
             && run.open
             && run.to == to
+            && run.ecn == ecn
             && size <= run.segment
             && end - run.start <= MAX_RUN
             && (run.end - run.start) / run.segment < MAX_SEGMENTS
@@ -107,51 +122,68 @@ impl Datagrams {
             run.open = size == run.segment;
             return;
         }
-        self.runs.push(Run { to, start, end, segment: size, open: true });
+        self.runs.push(Span { to, ecn, start, end, segment: size, open: true });
     }
 }
 
-/// Seals one frame from the TAP into `out`.
-pub fn outbound(snapshot: &Snapshot, frame: &[u8], offload: Offload, out: &mut Datagrams) -> Verdict {
-    let (peer, packet) = match snapshot.local.outbound_sized(frame, offload) {
-        Outbound::Forward { peer, packet } => (peer, packet),
+/// Seals one frame from the TAP into `out`. If it is to `tell` its sender of congestion, it is marked, or loses a segment.
+pub fn outbound(snapshot: &Snapshot, frame: &mut [u8], offload: Offload, tell: bool, out: &mut Datagrams) -> Verdict {
+    let (peer, length) = match snapshot.local.outbound_sized(frame, offload) {
+        Outbound::Forward { peer, packet } => (peer, packet.len()),
         Outbound::Control => return Verdict::Control,
         Outbound::Drop(reason) => return Verdict::Dropped(reason.as_str()),
     };
     let Some(outlet) = snapshot.sending.get(&peer) else { return Verdict::Control };
+    let loses = tell && !Ecn::mark(&mut frame[ETHERNET..]);
+    let packet = &frame[ETHERNET..ETHERNET + length];
     // A partial checksum inside an inner tunnel, say: only the slow way completes it.
     let Ok(offload) = offload.check(packet) else { return Verdict::Control };
     if offload.is_super_frame() {
-        return forward_segments(outlet, frame, offload, out);
+        return forward_segments(outlet, frame, Ecn::of(packet), offload, loses, out);
     }
+    if loses {
+        return Verdict::Dropped(Refusal::Congested.as_str());
+    }
+    let ecn = Ecn::of(packet);
     let sealed = if packet.len() + OFFLOAD_BYTES > outlet.session.max_payload() {
         Err(SealError::TooBig)
     } else if offload.is_plain() {
-        out.push(outlet, Kind::Packet, &[], packet)
+        out.push(outlet, ecn, Kind::Packet, &[], packet)
     } else {
-        out.push(outlet, Kind::Offloaded, &offload.to_wire(), packet)
+        out.push(outlet, ecn, Kind::Offloaded, &offload.to_wire(), packet)
     };
     // What cannot be sealed here goes the slow way: as fragments, or after a new handshake.
     if sealed.is_ok() { Verdict::Forwarded } else { Verdict::Control }
 }
 
-/// A super-frame that fails in the middle is not repeated as a whole: its first segments have left.
-fn forward_segments(outlet: &Outlet, frame: &[u8], offload: Offload, out: &mut Datagrams) -> Verdict {
+/// A super-frame that fails in the middle is not repeated as a whole: its first segments have left. One that `loses` a segment
+/// loses the first, so that the others tell of it at once.
+fn forward_segments(
+    outlet: &Outlet,
+    frame: &[u8],
+    ecn: Ecn,
+    offload: Offload,
+    mut loses: bool,
+    out: &mut Datagrams,
+) -> Verdict {
     let max_packet = outlet.session.max_payload().saturating_sub(OFFLOAD_BYTES);
-    let mut sealed = 0;
-    let mut failed = false;
+    let (mut sealed, mut failed, lost) = (0, false, loses);
     let mut prefix = [0; OFFLOAD_BYTES + MAX_HEADERS];
     let cut = segment(frame, offload, max_packet, &mut |head, payload, offload| {
+        if std::mem::take(&mut loses) {
+            return;
+        }
         let headers = &head[ETHERNET..];
         let prefix = &mut prefix[..OFFLOAD_BYTES + headers.len()];
         prefix[..OFFLOAD_BYTES].copy_from_slice(&offload.to_wire());
         prefix[OFFLOAD_BYTES..].copy_from_slice(headers);
-        failed |= out.push(outlet, Kind::Offloaded, prefix, payload).is_err();
+        failed |= out.push(outlet, ecn, Kind::Offloaded, prefix, payload).is_err();
         sealed += usize::from(!failed);
     });
     match cut {
         Err(reason) if sealed == 0 && !failed => Verdict::Dropped(reason.as_str()),
         _ if failed && sealed == 0 => Verdict::Control,
+        Ok(()) if !failed && lost => Verdict::Dropped(Refusal::Congested.as_str()),
         Ok(()) if !failed => Verdict::Forwarded,
         _ => Verdict::Dropped("super-frame-cut-short"),
     }
@@ -212,10 +244,11 @@ pub struct Received<'d> {
     pub roamed: [Option<Roamed>; 2],
 }
 
-/// Opens one datagram in place. What is to be carried on is appended to `out`.
+/// Opens one datagram in place. `ecn` is what its outside says. What is to be carried on is appended to `out`.
 pub fn inbound<'d>(
     snapshot: &Snapshot,
     from: Endpoint,
+    ecn: Ecn,
     datagram: &'d mut [u8],
     now: Instant,
     out: &mut Datagrams,
@@ -241,16 +274,17 @@ pub fn inbound<'d>(
     };
     match (kind, leg) {
         (Some(Kind::Forward), Some(leg)) => {
-            let carried = carry(leg, payload, now, out);
+            let carried = carry(leg, ecn, payload, now, out);
             let arrival = carried.map_or_else(|reason| Arrival::Dropped(reason.as_str()), |()| Arrival::Carried);
             Received { arrival, roamed: [roamed, None] }
         }
         (Some(Kind::Carried), _) => {
-            let (arrival, inner) = unwrap(snapshot, Endpoint::Relayed { relay: inlet.peer, circuit }, payload, now);
+            let from = Endpoint::Relayed { relay: inlet.peer, circuit };
+            let (arrival, inner) = unwrap(snapshot, from, ecn, payload, now);
             Received { arrival, roamed: [roamed, inner] }
         }
         (kind, _) => {
-            let arrival = deliver(snapshot, inlet.peer, kind.unwrap_or(Kind::Packet), payload);
+            let arrival = deliver(snapshot, inlet.peer, ecn, kind.unwrap_or(Kind::Packet), payload);
             Received { arrival, roamed: [roamed, None] }
         }
     }
@@ -277,11 +311,11 @@ fn open<'d>(
 }
 
 /// A member's datagram goes on to the other end of its circuit.
-fn carry(leg: &LegView, datagram: &[u8], now: Instant, out: &mut Datagrams) -> Result<(), DropReason> {
+fn carry(leg: &LegView, ecn: Ecn, datagram: &[u8], now: Instant, out: &mut Datagrams) -> Result<(), DropReason> {
     if !leg.rate.take(datagram.len(), now) {
         return Err(DropReason::RelayRate);
     }
-    out.push_carried(leg, datagram).map_err(|error| match error {
+    out.push_carried(leg, ecn, datagram).map_err(|error| match error {
         SealError::TooBig => DropReason::TooBigToCarry,
         SealError::Closed | SealError::UsedUp => DropReason::CircuitBroken,
     })?;
@@ -293,6 +327,7 @@ fn carry(leg: &LegView, datagram: &[u8], now: Instant, out: &mut Datagrams) -> R
 fn unwrap<'d>(
     snapshot: &Snapshot,
     from: Endpoint,
+    ecn: Ecn,
     datagram: &'d mut [u8],
     now: Instant,
 ) -> (Arrival<'d>, Option<Roamed>) {
@@ -304,24 +339,27 @@ fn unwrap<'d>(
         return (Arrival::Sealed { from, datagram }, None);
     };
     match open(inlet, from, datagram, now) {
-        Ok((payload, roamed)) => (deliver(snapshot, inlet.peer, kind, payload), roamed),
+        Ok((payload, roamed)) => (deliver(snapshot, inlet.peer, ecn, kind, payload), roamed),
         Err(reason) => (Arrival::Dropped(reason.as_str()), None),
     }
 }
 
-fn deliver<'d>(snapshot: &Snapshot, peer: PeerId, kind: Kind, payload: &'d [u8]) -> Arrival<'d> {
-    let (offload, packet) = match kind {
-        Kind::Packet => (Offload::default(), payload),
+fn deliver<'d>(snapshot: &Snapshot, peer: PeerId, ecn: Ecn, kind: Kind, payload: &'d mut [u8]) -> Arrival<'d> {
+    let (offload, start) = match kind {
+        Kind::Packet => (Offload::default(), 0),
         Kind::Offloaded => match split_offload(payload) {
-            Ok(parts) => parts,
+            Ok((offload, _)) => (offload, OFFLOAD_BYTES),
             Err(reason) => return Arrival::Dropped(reason),
         },
         Kind::Fragment | Kind::Control | Kind::Forward | Kind::Carried => {
             return Arrival::Opened { peer, kind, payload };
         }
     };
-    match snapshot.local.inbound(&peer, packet) {
-        Inbound::Deliver(header) => Arrival::Frame { offload, header, packet },
+    match snapshot.local.inbound(&peer, &payload[start..]) {
+        Inbound::Deliver(header) => match ecn.enter(&mut payload[start..]) {
+            Ok(()) => Arrival::Frame { offload, header, packet: &payload[start..] },
+            Err(reason) => Arrival::Dropped(reason.as_str()),
+        },
         Inbound::Control => Arrival::Opened { peer, kind, payload },
         Inbound::Drop(reason) => Arrival::Dropped(reason.as_str()),
     }

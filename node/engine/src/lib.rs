@@ -19,6 +19,7 @@
 
 mod answers;
 mod bucket;
+pub mod codel;
 mod config;
 mod engine;
 pub mod fast;

@@ -1,6 +1,7 @@
 //! What the packet threads see: who is local, who is remote, and which session leads there.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ pub struct Snapshot {
     /// The session to send on, by peer.
     pub sending: HashMap<PeerId, Outlet>,
     /// All confirmed sessions, by the index in arriving datagrams.
-    pub receiving: HashMap<u32, Inlet>,
+    pub receiving: HashMap<u32, Inlet, BuildHasherDefault<IndexHasher>>,
     /// What we carry for others: by sender and circuit.
     pub legs: HashMap<(PeerId, u16), LegView>,
     /// From here on some address in `local` may be no longer ours, or no longer the peer's: nothing may be forwarded before
@@ -57,6 +58,24 @@ impl Snapshot {
     /// Whether every address in it may still be used at this time. To be asked once for each batch.
     pub fn is_usable(&self, now: &Now) -> bool {
         self.jumps == now.jumps && self.lapses.is_none_or(|end| now.owner < end)
+    }
+}
+
+/// For our own indices: nobody else chooses them, so one multiplication spreads them well enough.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IndexHasher(u64);
+
+impl Hasher for IndexHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, index: u32) {
+        self.0 = (self.0 ^ u64::from(index)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

@@ -86,6 +86,7 @@ fn privilege() -> Finding {
 pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
     let mut findings = vec![device()];
     let data = daemon.port;
+    findings.push(trains(daemon.socket.offload()));
     findings.extend(mapping(&daemon.mappings.status()));
     for running in daemon.matching(None).await? {
         let name = running.alias();
@@ -135,6 +136,16 @@ pub(crate) async fn examine(daemon: &Arc<Daemon>) -> anyhow::Result<Value> {
 }
 
 /// What the router was asked for. That it does nothing is no fault: others are reached all the same, by way of a relay if need be.
+fn trains(offload: Result<String, String>) -> Finding {
+    match offload {
+        Ok(how_many) => Finding::good(format!("the kernel cuts trains of datagrams, {how_many}")),
+        Err(why) => Finding::improvable((
+            format!("datagrams are sent one by one: {why}"),
+            "packets take more of the processor so; a newer kernel may help, or OVERLAY_UDP_OFFLOAD=on".into(),
+        )),
+    }
+}
+
 fn mapping(status: &portmap::Status) -> Option<Finding> {
     let gateway = status.gateway?;
     let ports = status.ports.iter().map(|port| match (port.external, port.protocol) {

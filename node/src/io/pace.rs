@@ -22,8 +22,15 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// All packets are gone at this time. How long to let others gather before the next look.
-    pub(crate) fn rested(&mut self, now: Instant) -> Option<Duration> {
+    /// All packets are gone at this time. Lets others gather where they come fast.
+    #[expect(clippy::disallowed_methods, reason = "there is no event to wait for: the first packet is not enough")]
+    pub(crate) fn rest(&mut self, now: Instant) {
+        if let Some(moment) = self.rested(now) {
+            std::thread::sleep(moment);
+        }
+    }
+
+    fn rested(&mut self, now: Instant) -> Option<Duration> {
         match self.window.map(|start| now.saturating_duration_since(start)) {
             Some(age) if age < WINDOW => self.rests += 1,
             Some(age) if age < 2 * WINDOW => (self.window, self.before, self.rests) = (Some(now), self.rests, 1),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use dht_driver::{NotSent, Streams};
+use engine::fast::Run;
 use tunnel::NextHop;
 
 use crate::control::Input;
@@ -46,23 +47,25 @@ impl Uplink {
         Self { socket, streams }
     }
 
-    /// Sends `bytes` as datagrams of `segment` bytes, the last of which may be shorter.
-    pub(crate) fn send(&self, to: NextHop, bytes: &[u8], segment: usize) -> Result<(), Unsent> {
-        let mut result = Ok(());
+    /// Sends a run of datagrams.
+    pub(crate) fn send(&self, run: Run<'_>) -> Result<(), Unsent> {
+        let Run { to, ecn, bytes, segment } = run;
         match to {
-            NextHop::Udp(to) => {
-                for run in bytes.chunks(segment.saturating_mul(self.socket.max_segments()).max(1)) {
-                    result =
-                        result.and(self.socket.send(to, run, segment).map_err(|error| unsent(to, segment, &error)));
-                }
-            }
+            NextHop::Udp(to) => self.socket.send(to, ecn, bytes, segment).map_err(|error| unsent(to, segment, &error)),
             NextHop::Stream(peer) => {
+                // One that does not fit leaves the others as they are.
+                let mut result = Ok(());
                 for datagram in bytes.chunks(segment.max(1)) {
                     result = result.and(self.streams.send(peer, datagram).map_err(not_sent));
                 }
+                result
             }
         }
-        result
+    }
+
+    /// How many bytes of all datagrams are in this machine yet, with what the kernel needs for them.
+    pub(crate) fn queued(&self) -> usize {
+        self.socket.queued()
     }
 
     /// Sends one datagram that passes our own edge and arrives nowhere.

@@ -78,3 +78,18 @@ fn members_at_rest_send_each_other_nothing() -> anyhow::Result<()> {
     ensure!(counted(&pair.a)? > before, "nothing was counted");
     Ok(())
 }
+
+#[test]
+fn a_member_at_rest_is_found_again_after_its_router_has_forgotten_everything() -> anyhow::Result<()> {
+    let Some(pair) = Pair::new("power", [Edge::Home, Edge::Home], 1)? else { return Ok(()) };
+    let seen = pair.look(LIMIT, LIMIT)?;
+    ensure!(seen.direct.is_some(), "{seen:?}");
+    wait::pause(SETTLED);
+    // The power was away for a moment. `b` has nothing to say, and does not know.
+    pair.routers[1].forget()?;
+    let began = wait::now();
+    wait::until_ok("a to find b again", LIMIT, || pair.a.run(&["ping", "-c", "1", "-W", "1", &pair.b_ip]))?;
+    say(&format!("found again after {:.1} s", began.elapsed().as_secs_f64()));
+    pair.wait_path("direct", LIMIT)?;
+    Ok(())
+}

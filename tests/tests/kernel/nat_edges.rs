@@ -2,15 +2,11 @@
 //!
 //! `cargo test -p e2e nat_edges -- --nocapture` prints the table.
 
-use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use e2e::{Edge, Lab, Node, Router, say, wait};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use wan::{Outcome, Technique, direct_path_possible};
 
 const ROUNDS: usize = 6;
@@ -32,15 +28,8 @@ struct Scene {
 
 /// A socket of a machine.
 fn socket(node: &Node, port: u16) -> anyhow::Result<UdpSocket> {
-    let namespace = File::open(Path::new("/run/netns").join(node.namespace()))?;
     let ip: Ipv4Addr = node.underlay().parse()?;
-    let bind = move || -> anyhow::Result<UdpSocket> {
-        use std::os::fd::AsFd;
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-        Ok(UdpSocket::bind((ip, port))?)
-    };
-    // A thread of its own: it stays in that namespace.
-    thread::spawn(bind).join().map_err(|_| anyhow!("the thread died"))?
+    node.inside(move || Ok(UdpSocket::bind((ip, port))?))
 }
 
 fn v4(addr: SocketAddr) -> anyhow::Result<SocketAddrV4> {

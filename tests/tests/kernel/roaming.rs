@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use e2e::{Edge, Pair, Process, say, wait};
+use e2e::{Edge, Node, Pair, Process, say, wait};
 use rustix::process::Signal;
 
 /// A last resort, not a promise: the machine may be busy with other tests.
@@ -100,6 +100,54 @@ fn a_machine_that_gets_another_address() -> anyhow::Result<()> {
         pair.a.run(&["ip", "route", "replace", "default", "via", &gateway, "dev", "eth0"])?;
         Ok(())
     })
+}
+
+#[test]
+fn a_machine_with_two_uplinks_loses_one_and_gets_it_back() -> anyhow::Result<()> {
+    survives("uplinks", [Edge::Home, Edge::Home], |pair| {
+        let mut other = pair.lab.router(Edge::Home)?;
+        other.second_uplink(&pair.a, "eth1")?;
+        pair.a.run(&["ip", "link", "set", "eth0", "down"])?;
+        let took = pair.wait_path("direct", LIMIT)?;
+        say(&format!("by the second uplink: direct {:.1} s after the first one was gone", took.as_secs_f64()));
+        let old = format!("{}/24", pair.a.underlay());
+        pair.a.run(&["ip", "link", "set", "eth0", "up"])?;
+        let gateway = old.replace(".2/24", ".1");
+        pair.a.run(&["ip", "route", "replace", "default", "via", &gateway, "dev", "eth0", "metric", "100"])?;
+        pair.routers.push(other);
+        Ok(())
+    })
+}
+
+/// Somebody sends all of a machine's packets through the overlay, its own datagrams among them. Those must not go in circles,
+/// and all is as before once the route is gone.
+#[test]
+fn a_default_route_into_the_tunnel() -> anyhow::Result<()> {
+    let Some(mut pair) = Pair::new("circle", [Edge::Home, Edge::Home], 1)? else { return Ok(()) };
+    pair.first_packet(LIMIT)?;
+    pair.wait_path("direct", LIMIT)?;
+    for half in ["0.0.0.0/1", "128.0.0.0/1"] {
+        pair.a.run(&["ip", "route", "add", half, "dev", "ov-lab"])?;
+    }
+    let received = |node: &Node| -> anyhow::Result<u64> {
+        Ok(node.run(&["cat", "/sys/class/net/ov-lab/statistics/rx_packets"])?.trim().parse()?)
+    };
+    let before = received(&pair.b)?;
+    let stranger = pair.a.try_run(&["ping", "-c", "3", "-i", "0.2", "-W", "1", "198.51.100.7"])?;
+    wait::pause(Duration::from_secs(5));
+    ensure!(stranger.ok().is_err(), "who has answered?");
+    let came = received(&pair.b)? - before;
+    ensure!(came < 100, "{came} packets in a circle");
+    ensure!(pair.a.daemon()?.is_running(), "the daemon has ended");
+    for half in ["0.0.0.0/1", "128.0.0.0/1"] {
+        pair.a.run(&["ip", "route", "del", half, "dev", "ov-lab"])?;
+    }
+    let began = wait::now();
+    pair.first_packet(LIMIT)?;
+    let first = began.elapsed();
+    pair.wait_path("direct", LIMIT)?;
+    say(&format!("no circle; answered {:.1} s after the route was gone", first.as_secs_f64()));
+    Ok(())
 }
 
 /// As a suspended machine: its translators forget it, its peers give it up.

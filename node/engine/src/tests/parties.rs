@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tunnel::NextHop;
 
 use super::*;
-use crate::fast::{self, Arrival, Datagrams, Verdict};
+use crate::fast::{self, Arrival, Datagrams, Run, Verdict};
 
 /// Who was granted an address.
 #[derive(Clone)]
@@ -168,7 +168,7 @@ impl Parties {
         let snapshot = engine.snapshot();
         let usable = snapshot.is_usable(&now);
         let verdict = if usable {
-            fast::outbound(&snapshot, &frame, Offload::default(), &mut datagrams)
+            fast::outbound(&snapshot, &mut frame.clone(), Offload::default(), false, &mut datagrams)
         } else {
             Verdict::Control
         };
@@ -181,7 +181,7 @@ impl Parties {
 
     fn put(&mut self, from: u8, mut datagrams: Datagrams) {
         let reached = |to: NextHop| (1..10).find(|other| NextHop::Udp(address(*other)) == to).unwrap();
-        datagrams.drain(|to, bytes, size| {
+        datagrams.drain(|Run { to, bytes, segment: size, .. }| {
             let datagrams = bytes.chunks(size).map(|datagram| (from, reached(to), datagram.to_vec()));
             self.wire.extend(datagrams);
         });
@@ -273,7 +273,14 @@ impl Parties {
             return party.engine.handle_datagram(address(from), &datagram, now);
         }
         let mut carried = Datagrams::default();
-        let received = fast::inbound(&snapshot, address(from).into(), &mut datagram, now.mono, &mut carried);
+        let received = fast::inbound(
+            &snapshot,
+            address(from).into(),
+            bridge::Ecn::NotCapable,
+            &mut datagram,
+            now.mono,
+            &mut carried,
+        );
         match received.arrival {
             Arrival::Frame { header, packet, .. } => party.frames.push([&header, packet].concat()),
             Arrival::Opened { peer, kind, payload } => {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// The priority of the thread that made this; it stays there.
-pub(crate) struct Priority {
+pub struct Priority {
     /// Whether the kernel lets us.
     allowed: bool,
     first: bool,
@@ -22,7 +22,7 @@ pub(crate) struct Priority {
 
 impl Priority {
     /// Puts the calling thread before ordinary ones, if the kernel allows it: it wants `CAP_SYS_NICE`.
-    pub(crate) fn of_this_thread() -> Self {
+    pub fn of_this_thread() -> Self {
         let allowed = match set(libc::SCHED_RR, 1) {
             Ok(()) => true,
             Err(error) => {
@@ -34,13 +34,13 @@ impl Priority {
     }
 
     /// There was nothing left to do.
-    pub(crate) fn rested(&mut self) {
+    pub fn rested(&mut self) {
         self.busy = None;
         self.go_first(true);
     }
 
     /// There is more to do, now.
-    pub(crate) fn goes_on(&mut self, now: Instant) {
+    pub fn goes_on(&mut self, now: Instant) {
         let since = *self.busy.get_or_insert(now);
         if now.saturating_duration_since(since) > PATIENCE {
             self.go_first(false);

@@ -278,7 +278,7 @@ impl Daemon {
             }
             Call::Leave { namespace, forget, destroy } => self.leave(&namespace, forget, destroy).await,
             Call::Start(start) => {
-                let (running, notes) = self.run(start).await?;
+                let (running, notes) = self.run(*start).await?;
                 for note in notes {
                     answers.send(&Answer::Note(note)).await;
                 }

@@ -60,7 +60,7 @@ fn hand_over(stream: std::os::unix::net::UnixStream, wish: Wish) -> anyhow::Resu
         bail!("overlay already runs on this state directory")
     };
     let name = start.called().to_owned();
-    let value = client::call(stream, &Call::Start(start), |answer| match answer {
+    let value = client::call(stream, &Call::Start(Box::new(start)), |answer| match answer {
         Answer::Ready(line) => print_ready(&line, json),
         Answer::Note(text) => report::note(&text),
         Answer::Done(_) | Answer::Failed(_) => {}

@@ -2,6 +2,7 @@
 //! server, and packets that wait for a route; and the same for packets from peers.
 
 mod arp;
+mod router;
 mod service;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,6 +21,8 @@ use crate::fence::{Fences, News};
 use crate::ipv4::Ipv4;
 use crate::local::{IPV4, is_dhcp_request};
 use crate::lookup::Lookups;
+use crate::mss;
+use crate::neighbours::Neighbours;
 use crate::offload::ETHERNET;
 use crate::rate::Rate;
 use crate::unproven::Unproven;
@@ -39,6 +42,7 @@ pub struct Bridge {
     lookups: Lookups,
     unproven: Unproven,
     fences: Fences,
+    neighbours: Neighbours,
     dns_tcp: DnsTcp,
     icmp: Rate,
     /// The latest time heard of, for commands that come without.
@@ -60,6 +64,7 @@ impl Bridge {
             lookups: Lookups::new(now),
             unproven: Unproven::default(),
             fences: Fences::default(),
+            neighbours: Neighbours::new(now),
             dns_tcp: DnsTcp::new(config.service, config.range, config.mtu, seed, now),
             icmp: Rate::new(ICMP_BURST, ICMP_PER_SECOND, now),
             now,
@@ -78,6 +83,7 @@ impl Bridge {
         if !self.local.is_assignable(ip) || self.local.host(ip) == Some(mac) {
             return;
         }
+        self.take_in(ip);
         Arc::make_mut(&mut self.local).hosts.insert(ip, mac);
         // Who looked for it finds it on the segment.
         if let Some(lookup) = self.lookups.found(ip) {
@@ -191,6 +197,7 @@ impl Bridge {
         self.drops.add(DropReason::Unproven, expired);
         self.dns_tcp.handle_timeout(&mut self.drops, now);
         self.drain_dns_tcp();
+        self.hear_again(now);
         let lapsed: Vec<Ipv4Addr> =
             self.resolved.iter().filter(|(_, until)| **until <= now).map(|(ip, _)| *ip).collect();
         for ip in lapsed {
@@ -220,6 +227,7 @@ impl Bridge {
             (self.unproven.poll_timeout(), "a peer owes a proof"),
             (self.dns_tcp.poll_timeout(), "DNS over TCP"),
             (self.resolved.values().min().copied(), "an answer lapses"),
+            (self.neighbours.poll_timeout(), "a machine is heard again"),
         ]
         .into_iter()
         .filter_map(|(at, why)| at.map(|at| (at, why)))
@@ -251,6 +259,9 @@ impl Bridge {
             // The fast path lets no DHCP through that is not for our server.
             if is_dhcp_request(packet) {
                 self.serve_dhcp(mac, packet, offload)
+            } else if self.local.is_news(packet.source()) {
+                self.hear(packet.source(), mac, now);
+                Err(DropReason::SpoofedSource)
             } else if to == self.config.service {
                 self.serve(mac, packet, offload, now)
             } else {
@@ -290,6 +301,7 @@ impl Bridge {
 
     fn send(&mut self, peer: PeerId, packet: &[u8], offload: Offload) -> Result<(), DropReason> {
         let mut packet = packet.to_vec();
+        mss::clamp(&mut packet, offload, usize::from(self.config.mtu));
         let offload = settle(&mut packet, offload)?;
         self.packets.push_back(OutPacket { peer, packet, offload });
         Ok(())

@@ -6,9 +6,21 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use smoltcp::wire::EthernetAddress;
 
+/// Whose TAP this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// That of one machine, with whatever it runs behind it.
+    Workstation,
+    /// A port of a segment with machines that know nothing of us: what they say of themselves is heard, and told
+    /// ([`crate::Event::Heard`], [`crate::Event::Disputed`]).
+    Router,
+}
+
 /// What does not change while a bridge lives.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Whose TAP this is.
+    pub mode: Mode,
     /// The namespace's addresses: one flat subnet.
     pub range: Ipv4Net,
     /// The virtual DHCP and DNS server's address, inside the range.
@@ -59,3 +71,21 @@ pub(crate) const NEWS_EVERY: Duration = Duration::from_secs(1);
 pub(crate) const ICMP_BURST: u32 = 32;
 /// See [`ICMP_BURST`].
 pub(crate) const ICMP_PER_SECOND: u32 = 16;
+/// A machine of the segment is told of again after this.
+pub(crate) const HEARD_EVERY: Duration = Duration::from_secs(10);
+/// Machines of the segment without a lease of ours that are remembered, and sources that the fast path drops for it.
+pub(crate) const MAX_HEARD: usize = 1024;
+/// Machines of the segment told of at once, and then per second, whatever they are flooded with.
+pub(crate) const HEARD_BURST: u32 = 256;
+/// See [`HEARD_BURST`].
+pub(crate) const HEARD_PER_SECOND: u32 = 32;
+/// Addresses whose holders are asked for at the same time.
+pub(crate) const MAX_WATCHED: usize = 1024;
+/// A machine that was refused is heard again after this.
+pub(crate) const TURNED_AWAY: Duration = Duration::from_secs(60);
+/// How long a dispute lasts after the last claim.
+pub(crate) const DISPUTE: Duration = Duration::from_secs(60);
+/// An address is defended this often (RFC 5227 section 1.1, `DEFEND_INTERVAL`).
+pub(crate) const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+/// Addresses in dispute at the same time.
+pub(crate) const MAX_DISPUTES: usize = 256;

@@ -107,6 +107,8 @@ reasons! {
     ArpLocal = "arp-local",
     /// An ARP question from a machine that holds no lease.
     ArpForeign = "arp-foreign",
+    /// An ARP question for an address of a member elsewhere that a machine of the segment insists on: that one answers.
+    ArpYielded = "arp-yielded",
     /// An ARP question for an address that nobody has.
     ArpAbsent = "arp-absent",
     /// An ARP question nobody could be asked about in time.

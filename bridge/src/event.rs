@@ -44,6 +44,22 @@ pub enum Event {
         /// The address it used.
         ip: Ipv4Addr,
     },
+    /// A machine of the segment uses this address, by its ARP or its packets: it is alive, or unknown, or in a host's place.
+    /// Only in a router's bridge, at most once in ten seconds for each, unless [`crate::Bridge::ask_host`] asked.
+    Heard {
+        /// The address, of the range and not known to be a member's elsewhere.
+        ip: Ipv4Addr,
+        /// The machine.
+        mac: EthernetAddress,
+    },
+    /// A machine of the segment uses an address of a member elsewhere, or the service's; it was told by an ARP
+    /// announcement. Only in a router's bridge, at most once in ten seconds for each address.
+    Disputed {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The machine.
+        mac: EthernetAddress,
+    },
     /// A peer sent a packet to a member's address that is not behind this TAP. At most one per second and peer.
     NotHere {
         /// The sender.

@@ -11,7 +11,7 @@ use smoltcp::wire::EthernetAddress;
 
 use crate::ipv4::Ipv4;
 use crate::offload::ETHERNET;
-use crate::{Bridge, Config, Inbound, Offload, Outbound, Resolution, complete_checksum, segment};
+use crate::{Bridge, Config, Inbound, Mode, Offload, Outbound, Resolution, complete_checksum, segment};
 
 pub use coalesce::coalesce;
 #[cfg(test)]
@@ -118,7 +118,9 @@ fn bridge() -> (Bridge, PeerId, Instant) {
     #[expect(clippy::disallowed_methods, reason = "the harness needs one real instant as origin")]
     let now = Instant::now();
     let service = Ipv4Addr::new(10, 64, 0, 1);
-    let config = Config { range: Ipv4Net::new_assert(service, 16).trunc(), service, gateway_mac: GATEWAY, mtu: 1400 };
+    // A router's bridge does all that a workstation's does, and more.
+    let range = Ipv4Net::new_assert(service, 16).trunc();
+    let config = Config { mode: Mode::Router, range, service, gateway_mac: GATEWAY, mtu: 1400 };
     let mut bridge = Bridge::new(config, [7; 32], now);
     let member = peer(1);
     bridge.set_host(HOST_IP, HOST);

@@ -1,8 +1,9 @@
 //! The Ethernet brain behind a TAP: who is local, who is remote, who may speak, and what is silently ignored.
 //!
 //! One flat IPv4 subnet. Hosts behind the TAP find members elsewhere by ARP at our virtual MAC, which also is the
-//! virtual DHCP and DNS server of the namespace. Nothing is learned from what is heard: hosts are named by
-//! [`Bridge::set_host`], members elsewhere by [`Bridge::permit`] and [`Bridge::handle_resolved`].
+//! virtual DHCP and DNS server of the namespace. Nothing is believed of what is heard: hosts are named by
+//! [`Bridge::set_host`], members elsewhere by [`Bridge::permit`] and [`Bridge::handle_resolved`]. In a router's bridge
+//! ([`Mode::Router`]) what machines of its segment say of themselves is told, for somebody else to ask the register.
 //!
 //! *In*: frames from the TAP and packets from peers, each with its [`Offload`], answers to what was asked, and
 //! time. *Out*: frames for the TAP, packets for peers, [`Event`]s. No socket, clock or randomness of its own.
@@ -38,6 +39,8 @@ mod headers;
 mod ipv4;
 mod local;
 mod lookup;
+mod mss;
+mod neighbours;
 pub mod offload;
 mod rate;
 mod segment;
@@ -48,7 +51,7 @@ mod waiting;
 
 pub use bridge::Bridge;
 pub use coalesce::{Coalescer, Frame};
-pub use config::Config;
+pub use config::{Config, Mode};
 pub use drop_reason::DropReason;
 pub use ecn::Ecn;
 pub use event::{DhcpDestination, DnsClient, Event, OutFrame, OutPacket, Resolution};

@@ -2,16 +2,17 @@
 //!
 //! A [`Local`] never changes once handed out; the bridge makes another when something did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use libp2p_identity::PeerId;
 use smoltcp::wire::EthernetAddress;
 
+use crate::config::MAX_HEARD;
 use crate::ipv4::{IGMP, Ipv4, UDP};
 use crate::offload::ETHERNET;
-use crate::{Config, DropReason, Offload};
+use crate::{Config, DropReason, Mode, Offload, mss};
 
 pub(crate) const IPV4: u16 = 0x0800;
 pub(crate) const ARP: u16 = 0x0806;
@@ -19,6 +20,7 @@ pub(crate) const ARP: u16 = 0x0806;
 /// Who is here, who is elsewhere, and who may send from where.
 #[derive(Clone, Debug)]
 pub struct Local {
+    mode: Mode,
     range: Ipv4Net,
     service: Ipv4Addr,
     gateway_mac: EthernetAddress,
@@ -29,6 +31,8 @@ pub struct Local {
     pub(crate) routes: BTreeMap<Ipv4Addr, PeerId>,
     /// Who has proven what. An address has one owner, so there is one peer for each.
     pub(crate) permitted: BTreeMap<Ipv4Addr, PeerId>,
+    /// Sources on a router's segment that were told of already, and hold no lease.
+    pub(crate) turned_away: BTreeSet<Ipv4Addr>,
 }
 
 /// What to do with a frame from the TAP.
@@ -61,6 +65,7 @@ pub enum Inbound {
 impl Local {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
+            mode: config.mode,
             range: config.range,
             service: config.service,
             gateway_mac: config.gateway_mac,
@@ -68,6 +73,7 @@ impl Local {
             hosts: BTreeMap::new(),
             routes: BTreeMap::new(),
             permitted: BTreeMap::new(),
+            turned_away: BTreeSet::new(),
         }
     }
 
@@ -79,11 +85,15 @@ impl Local {
         }
     }
 
-    /// As [`Local::outbound`], and leaves to control what would be forwarded but is too big and may not be cut:
-    /// its sender is owed an ICMP error.
+    /// As [`Local::outbound`], and leaves to control what would be forwarded but is too big and may not be cut (its sender
+    /// is owed an ICMP error), or asks for TCP segments that are too big.
     pub fn outbound_sized<'f>(&self, frame: &'f [u8], offload: Offload) -> Outbound<'f> {
         match self.outbound(frame) {
-            Outbound::Forward { packet, .. } if self.is_too_big(packet, offload) => Outbound::Control,
+            Outbound::Forward { packet, .. }
+                if self.is_too_big(packet, offload) || mss::is_too_large(packet, self.mtu) =>
+            {
+                Outbound::Control
+            }
             outbound @ (Outbound::Forward { .. } | Outbound::Control | Outbound::Drop(_)) => outbound,
         }
     }
@@ -115,6 +125,16 @@ impl Local {
 
     pub(crate) fn is_host(&self, ip: Ipv4Addr, mac: EthernetAddress) -> bool {
         self.hosts.get(&ip) == Some(&mac)
+    }
+
+    /// Whether a packet from this address tells of a machine that nothing is known of.
+    pub(crate) fn is_news(&self, source: Ipv4Addr) -> bool {
+        self.mode == Mode::Router
+            && self.is_assignable(source)
+            && !self.hosts.contains_key(&source)
+            && !self.routes.contains_key(&source)
+            && !self.turned_away.contains(&source)
+            && self.turned_away.len() < MAX_HEARD
     }
 
     pub(crate) fn is_too_big(&self, packet: &[u8], offload: Offload) -> bool {
@@ -164,7 +184,7 @@ impl Local {
             return Ok(Outbound::Control);
         }
         if !self.is_host(packet.source(), source) {
-            return Err(DropReason::SpoofedSource);
+            return if self.is_news(packet.source()) { Ok(Outbound::Control) } else { Err(DropReason::SpoofedSource) };
         }
         if to == self.service {
             return Ok(Outbound::Control);

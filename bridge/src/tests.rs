@@ -11,6 +11,7 @@ mod offload;
 mod operations;
 mod proofs;
 mod random;
+mod router;
 mod routes;
 mod segments;
 mod service;
@@ -23,7 +24,7 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{EthernetAddress, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr};
 
 use crate::fuzz::{GATEWAY, HOST, HOST_IP};
-use crate::{Bridge, Config, DropReason, Event, Offload, OutFrame, OutPacket};
+use crate::{Bridge, Config, DropReason, Event, Mode, Offload, OutFrame, OutPacket};
 
 #[expect(clippy::disallowed_methods, reason = "a test needs one real instant as origin")]
 pub(crate) fn origin() -> Instant {
@@ -36,6 +37,7 @@ const PLAIN: Offload = Offload { flags: 0, gso_type: 0, hdr_len: 0, gso_size: 0,
 
 fn config() -> Config {
     Config {
+        mode: Mode::Workstation,
         range: Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 16),
         service: SERVICE,
         gateway_mac: GATEWAY,

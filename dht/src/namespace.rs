@@ -196,7 +196,20 @@ impl Namespace {
 
     /// Begins what the node asks for.
     pub fn handle_command(&mut self, command: Command, now: Now) {
+        self.handle_commands([command], now);
+    }
+
+    /// Begins all that the node asks for at once. Claims among them go to a replica together: the machines of a router's
+    /// segment start at the same time.
+    pub fn handle_commands(&mut self, commands: impl IntoIterator<Item = Command>, now: Now) {
         self.notice(now);
+        for command in commands {
+            self.begin(command, now);
+        }
+        self.settle(now);
+    }
+
+    fn begin(&mut self, command: Command, now: Now) {
         match command {
             Command::ClaimAddress { id, client, want, only_wanted, hold, keep } => {
                 let claim = AddressClaim { client, want, only_wanted, hold, keep };
@@ -247,7 +260,6 @@ impl Namespace {
                 self.out.event(Event::HandshakesReserved { upto });
             }
         }
-        self.settle(now);
     }
 
     fn release(&mut self, id: CommandId, key: &LeaseKey, now: Now) {

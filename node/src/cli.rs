@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::ProxyText;
+use crate::segment::RouterOptions;
 use crate::serve::Serve;
 
 mod words;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Create(Create),
     /// Join a namespace with an invite, or come back to one.
     Join(Join),
+    /// Join a namespace, or come back to one, for all machines of a segment: they get addresses by DHCP, and need no software.
+    Router(Router),
     /// Run every namespace that this state directory has joined.
     Up {
         /// An HTTP proxy for all of them, as with join.
@@ -145,6 +148,25 @@ pub(crate) struct Join {
     pub(crate) options: JoinOptions,
 }
 
+#[derive(Args)]
+pub(crate) struct Router {
+    /// The namespace's name, or its identifier.
+    #[arg(value_parser = words::name_or_id)]
+    pub(crate) namespace: String,
+    /// The bridge whose segment is served, or a NIC, around which a bridge is made.
+    #[arg(long, value_name = "BRIDGE_OR_NIC", value_parser = words::tap)]
+    pub(crate) bridge: String,
+    /// Put the NIC into a bridge even if it carries this machine's own connection; its addresses and routes move there
+    /// meanwhile.
+    #[arg(long)]
+    pub(crate) take_nic: bool,
+    /// An invite made with --role router: the token, @FILE, or - for standard input.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) invite: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: JoinOptions,
+}
+
 /// What can be said of any namespace on this machine; kept for the next start.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct JoinOptions {
@@ -193,6 +215,10 @@ pub(crate) struct JoinOptions {
     /// carries for nobody.
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(..=100_000))]
     pub(crate) relay_limit: Option<u32>,
+    /// The segment that is served, with `overlay router`.
+    #[arg(skip)]
+    #[serde(default)]
+    pub(crate) router: Option<RouterOptions>,
 }
 
 /// Whether routers are asked for port mappings.
@@ -278,6 +304,7 @@ impl JoinOptions {
             serve: self.serve.or(before.serve),
             port_mapping: self.port_mapping.or(before.port_mapping),
             relay_limit: self.relay_limit.or(before.relay_limit),
+            router: self.router,
         }
     }
 }
@@ -311,6 +338,9 @@ mod tests {
             "join lab --port-mapping maybe",
             "join lab --relay-limit some",
             "join lab --relay-limit 100001",
+            "router lab",
+            "router lab --bridge br/0",
+            "join lab --bridge br0",
         ] {
             assert!(Cli::try_parse_from(["overlay"].into_iter().chain(bad.split(' '))).is_err(), "{bad}");
         }

@@ -27,18 +27,51 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// What the control thread is told.
 pub(crate) enum Input {
-    Frame { frame: Vec<u8>, offload: Offload, place: Place },
-    Datagram { from: tunnel::Endpoint, datagram: Vec<u8>, place: Place },
-    Opened { peer: PeerId, kind: tunnel::Kind, payload: Vec<u8>, place: Place },
-    Roamed { roamed: Roamed, place: Place },
-    TooBig { to: SocketAddr, size: usize },
+    Frame {
+        frame: Vec<u8>,
+        offload: Offload,
+        place: Place,
+    },
+    Datagram {
+        from: tunnel::Endpoint,
+        datagram: Vec<u8>,
+        place: Place,
+    },
+    Opened {
+        peer: PeerId,
+        kind: tunnel::Kind,
+        payload: Vec<u8>,
+        place: Place,
+    },
+    Roamed {
+        roamed: Roamed,
+        place: Place,
+    },
+    TooBig {
+        to: SocketAddr,
+        size: usize,
+    },
     TapGone,
     Overlay(dht::Event),
-    Forwarded { id: ::dns::QueryId, reply: Option<Vec<u8>> },
-    Stream { peer: PeerId, connected: bool },
-    Endpoints { lan: Vec<SocketAddr>, configured: Vec<SocketAddr> },
+    Forwarded {
+        id: ::dns::QueryId,
+        reply: Option<Vec<u8>>,
+    },
+    Stream {
+        peer: PeerId,
+        connected: bool,
+    },
+    Endpoints {
+        lan: Vec<SocketAddr>,
+        configured: Vec<SocketAddr>,
+    },
     Mapped(Vec<SocketAddr>),
-    Request { id: RequestId, request: Request },
+    /// The hardware address by which this machine speaks on a router's segment.
+    OwnMac([u8; 6]),
+    Request {
+        id: RequestId,
+        request: Request,
+    },
     Status(oneshot::Sender<NamespaceStatus>),
     Stop,
 }
@@ -120,6 +153,7 @@ impl Control {
             Input::Forwarded { id, reply } => engine.handle_forwarded(id, reply.as_deref(), now),
             Input::Stream { peer, connected } => engine.handle_stream(peer, connected, now),
             Input::Endpoints { lan, configured } => engine.handle_endpoints(lan, configured, now),
+            Input::OwnMac(mac) => engine.handle_own_mac(mac, now),
             Input::Mapped(mapped) => engine.handle_mapped(mapped, now),
             Input::Request { id, request } => engine.handle_request(id, request, now),
             Input::Status(answer) => {

@@ -116,6 +116,7 @@ impl Daemon {
         let mut namespaces = self.namespaces.lock().await;
         namespaces.retain(|_, running| !running.is_over());
         if let Some(running) = already_running(&namespaces, &start) {
+            running.refuse_other_mode(&start)?;
             if start.recovery().is_some() {
                 bail!(launch::ONLY_WHEN_FOUNDED);
             }
@@ -277,7 +278,7 @@ impl Daemon {
             }
             Call::Leave { namespace, forget, destroy } => self.leave(&namespace, forget, destroy).await,
             Call::Start(start) => {
-                let (running, notes) = self.run(start).await?;
+                let (running, notes) = self.run(*start).await?;
                 for note in notes {
                     answers.send(&Answer::Note(note)).await;
                 }

@@ -278,6 +278,7 @@ mod tests {
             mtu: 1400,
             identity,
             instance: 1,
+            mode: engine::Mode::Workstation,
             addressing: Addressing::Clients,
             hostname: Hostname::Default("node".into()),
             tap_mac: [2; 6],

@@ -46,7 +46,10 @@ pub(crate) fn prepare(state: &StateDir, start: Start, port: u16, now: Now) -> an
             match (known, token) {
                 (Some((dir, settings)), None) => resume(state, dir, with_options(settings, options), now),
                 (known, Some(token)) => join(state, known, name, &token, options, port, now),
-                (None, None) => bail!("this machine is no member of {name}; ask a member for: overlay invite {name}"),
+                (None, None) => {
+                    let role = if options.router.is_some() { " --role router" } else { "" };
+                    bail!("this machine is no member of {name}; ask a member for: overlay invite {name}{role}")
+                }
             }
         }
     }
@@ -62,6 +65,7 @@ pub(crate) fn resume(state: &StateDir, dir: NamespaceDir, settings: Settings, no
         bail!("{alias} needs a token, as its join had not begun; ask a member for: overlay invite {alias}");
     }
     refuse_same_tls_port(state, &dir, &settings)?;
+    refuse_same_bridge(state, &dir, &settings)?;
     dir.write_settings(&settings)?;
     if let Stage::Joining(_) = stage {
         let joiner = Joiner::resume(identity(state)?, dir.data_key()?, &settings.name, &image, *random()?, now)?;
@@ -182,6 +186,7 @@ fn new_settings(
 ) -> anyhow::Result<Settings> {
     let settings = settings_beside(&others(state, dir)?, before, name, options, port)?;
     refuse_same_tls_port(state, dir, &settings)?;
+    refuse_same_bridge(state, dir, &settings)?;
     Ok(settings)
 }
 
@@ -202,6 +207,23 @@ fn refuse_same_tls_port(state: &StateDir, dir: &NamespaceDir, settings: &Setting
     }
     if let Some(other) = others.iter().find(has) {
         bail!("TCP port {port} is that of {} already; choose another with --tls-port", other.alias);
+    }
+    Ok(())
+}
+
+/// Two DHCP servers would answer every machine of it.
+fn refuse_same_bridge(state: &StateDir, dir: &NamespaceDir, settings: &Settings) -> anyhow::Result<()> {
+    let Some(router) = &settings.options.router else { return Ok(()) };
+    let serves = |other: &&Settings| {
+        !other.left && other.options.router.as_ref().is_some_and(|other| other.bridge == router.bridge)
+    };
+    if let Some(other) = others(state, dir)?.iter().find(serves) {
+        bail!(
+            "{} serves the machines on {} already, and they cannot have two masters; leave it first with: overlay leave {}",
+            other.alias,
+            router.bridge,
+            other.alias
+        );
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ mod outbound;
 mod proxy;
 mod report;
 mod runtime;
+mod segment;
 mod serve;
 mod shell;
 mod socket;

@@ -26,6 +26,7 @@ use crate::proxy;
 use crate::report;
 use crate::serve::Offer;
 use crate::shell::{DriverEnds, Shell};
+use crate::socket::Start;
 use crate::state::{NamespaceDir, Settings, StateDir, random};
 use crate::underlay::{Underlay, advertised};
 
@@ -96,6 +97,7 @@ pub(crate) struct Running {
     settings: Mutex<Settings>,
     summary: Mutex<Option<Summary>>,
     tap_name: OnceLock<String>,
+    bridge_name: OnceLock<String>,
     control: OnceLock<SyncSender<Input>>,
     replies: Mutex<BTreeMap<u64, oneshot::Sender<Reply>>>,
     identity: Zeroizing<[u8; 32]>,
@@ -115,6 +117,7 @@ impl Running {
             settings: Mutex::new(prepared.settings.clone()),
             summary: Mutex::new(prepared.summary.clone()),
             tap_name: OnceLock::new(),
+            bridge_name: OnceLock::new(),
             control: OnceLock::new(),
             replies: Mutex::new(BTreeMap::new()),
             identity: daemon.state.identity().unwrap_or_default(),
@@ -176,6 +179,25 @@ impl Running {
     /// The TAP is made.
     pub(crate) fn set_tap(&self, name: &str) {
         let _ = self.tap_name.set(name.to_owned());
+    }
+
+    /// The segment of this bridge is served.
+    pub(crate) fn set_bridge(&self, name: &str) {
+        let _ = self.bridge_name.set(name.to_owned());
+    }
+
+    /// A namespace that runs as a workstation is no router, nor does it change its bridge by being asked to.
+    pub(crate) fn refuse_other_mode(&self, start: &Start) -> anyhow::Result<()> {
+        let Start::Join { options, .. } = start else { return Ok(()) };
+        let settings = lock(&self.settings);
+        if settings.options.router == options.router {
+            return Ok(());
+        }
+        let name = &settings.alias;
+        match &settings.options.router {
+            Some(router) => bail!("{name} runs here as the router of {}; end that first", router.bridge),
+            None => bail!("{name} runs here as a workstation; end that first"),
+        }
     }
 
     /// The control thread runs.
@@ -279,6 +301,7 @@ impl Running {
         // It ended in between.
         let Ok(mut status) = answer else { return Ok(self.status_without_engine()) };
         status.tap = self.tap_name.get().cloned();
+        status.bridge = self.bridge_name.get().cloned();
         if status.tap.is_none() {
             status.mac = None;
         }

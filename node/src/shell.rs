@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use dht::identity::SecretKey;
 use dht::{NamespaceId, Summary};
-use engine::{Addressing, Config, Engine, Event, Hostname, RELAY_RATE};
+use engine::{Addressing, Config, Engine, Event, Hostname, Mode, RELAY_RATE};
 use ipnet::Ipv4Net;
 use tokio::sync::mpsc;
 use tunnel::Tunnel;
@@ -27,6 +27,7 @@ use crate::io::uplink::Uplink;
 use crate::outbound::Outbound;
 use crate::report;
 use crate::runtime::{DRIVER_QUEUE, Progress, Running};
+use crate::segment::Segment;
 use crate::state::{Settings, random};
 use crate::underlay::{Underlay, advertised};
 use tap::Tap;
@@ -49,6 +50,8 @@ pub(crate) struct Shell {
     control: SyncSender<Input>,
     events: mpsc::Receiver<Event>,
     tap: Option<(Tap, Interface)>,
+    /// What a router serves.
+    segment: Option<Segment>,
     threads: Vec<std::thread::JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     forwarder: Option<Arc<Forwarder>>,
@@ -72,18 +75,31 @@ impl Shell {
             let others = daemon.ranges_besides(running.id).await;
             refuse_overlap(daemon, &others, &summary).await?;
         }
+        let mut segment = prepare_segment(daemon, settings, &summary).await?;
+        let assembled = Self::assemble_on(running, daemon, settings, summary, driver, &mut segment).await;
+        match (assembled, segment) {
+            (Ok(shell), segment) => Ok(Self { segment, ..shell }),
+            (Err(error), None) => Err(error),
+            (Err(error), Some(segment)) => {
+                undo_segment(&settings.alias, segment).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The rest, once the segment is there, if there is to be one. Where that fails, the caller undoes the segment.
+    async fn assemble_on(
+        running: &Arc<Running>,
+        daemon: &Arc<Daemon>,
+        settings: &Settings,
+        summary: Summary,
+        driver: DriverEnds,
+        segment: &mut Option<Segment>,
+    ) -> anyhow::Result<Self> {
         let options = &settings.options;
         let underlay = Underlay::look(daemon).await?;
-        let config = engine_config(running, settings, &summary, &underlay)?;
-        let tap = if options.no_tap {
-            None
-        } else {
-            let tap = make_tap(options.tap.as_deref(), &settings.alias)?;
-            let link = daemon.links.by_name(tap.name()).await?;
-            daemon.links.bring_up(link.index, config.tap_mac, summary.mtu).await?;
-            running.set_tap(tap.name());
-            Some((tap, link))
-        };
+        let mut config = engine_config(running, settings, &summary, &underlay)?;
+        let tap = make_device(running, daemon, settings, &mut config, segment.as_mut()).await?;
         let now = daemon.clock.now();
         let tunnel = tunnel::Config {
             namespace: running.id.0,
@@ -104,7 +120,7 @@ impl Shell {
         let mut shell = Self::spawn(running, daemon, engine, tap, driver, summary)?;
         shell.name.clone_from(&settings.alias);
         shell.advertise.clone_from(&options.advertise);
-        shell.dns_mode = if options.no_tap { DnsMode::Off } else { options.dns.unwrap_or_default() };
+        shell.dns_mode = dns_mode(options);
         shell.look_for_endpoints(daemon).await;
         let summary = Box::new(shell.summary.clone());
         shell.tell(Input::Overlay(dht::Event::Status { summary })).await;
@@ -162,6 +178,7 @@ impl Shell {
             control: control_tx,
             events,
             tap,
+            segment: None,
             threads,
             stop,
             forwarder: None,
@@ -203,7 +220,10 @@ impl Shell {
         match event {
             Event::AddressBound { ip, prefix_len } => {
                 let Some((tap, link)) = &self.tap else { return Ok(()) };
-                daemon.links.add_address(link.index, ip, prefix_len).await?;
+                match &mut self.segment {
+                    Some(segment) => segment.add_address(ip, prefix_len).await?,
+                    None => daemon.links.add_address(link.index, ip, prefix_len).await?,
+                }
                 let line = format!("ready {} {ip}/{prefix_len} on {}", self.name, tap.name());
                 self.set_up_dns(daemon).await;
                 running.tell(Progress::Ready(line));
@@ -212,8 +232,10 @@ impl Shell {
                 report::note(&format!("{}: lost {ip}: {why}", self.name));
                 // Without the address nobody reaches the server that the resolver would ask first.
                 self.undo_dns().await;
-                if let Some((_, link)) = &self.tap {
-                    daemon.links.remove_address(link.index, ip).await?;
+                match (&mut self.segment, &self.tap) {
+                    (Some(segment), _) => segment.remove_address(ip).await?,
+                    (None, Some((_, link))) => daemon.links.remove_address(link.index, ip).await?,
+                    (None, None) => {}
                 }
             }
             Event::NameBound { name } => report::note(&format!("{}: named {name}.{}", self.name, self.summary.zone)),
@@ -221,6 +243,10 @@ impl Shell {
             Event::StateChanged { state, cause } => {
                 let cause = if cause.is_empty() { String::new() } else { format!(": {cause}") };
                 report::note(&format!("{}: {state}{cause}", self.name));
+            }
+            Event::TurnedAway { mac, ip, why } => {
+                let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                report::note(&format!("{}: {mac} uses {ip} and does not get it: {why}", self.name));
             }
             Event::Forward { id, transport, message } => self.forward(id, transport, message),
             Event::Reply { id, reply } => {
@@ -250,7 +276,10 @@ impl Shell {
         if self.dns.is_some() || self.dns_mode == DnsMode::Off {
             return;
         }
-        let link = crate::dns::Link { index: link.index, name: tap.name().to_owned() };
+        let link = match &self.segment {
+            Some(segment) => crate::dns::Link { index: segment.index(), name: segment.bridge().to_owned() },
+            None => crate::dns::Link { index: link.index, name: tap.name().to_owned() },
+        };
         let summary = &self.summary;
         let applied =
             crate::dns::apply(self.dns_mode, link, summary.service, &summary.zone, summary.range, daemon.state.path())
@@ -274,6 +303,13 @@ impl Shell {
 
     /// Tells the engine where this machine can be found, if that has changed.
     pub(crate) async fn look_for_endpoints(&mut self, daemon: &Arc<Daemon>) {
+        if let Some(segment) = &mut self.segment {
+            match segment.look().await {
+                Ok(None) => {}
+                Ok(Some(mac)) => self.tell(Input::OwnMac(mac)).await,
+                Err(error) => report::note(&format!("{}: the segment is not served: {error:#}", self.name)),
+            }
+        }
         let underlay = match Underlay::look(daemon).await {
             Ok(underlay) => underlay,
             // Netlink may refuse for a moment; the next look comes soon.
@@ -303,6 +339,70 @@ impl Shell {
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
         let _ = joined.await;
+        // The device is a port of the bridge for as long as it is open.
+        self.tap = None;
+        if let Some(segment) = self.segment.take() {
+            undo_segment(&self.name, segment).await;
+        }
+    }
+}
+
+/// The segment that a router is to serve; nothing for a workstation.
+async fn prepare_segment(
+    daemon: &Arc<Daemon>,
+    settings: &Settings,
+    summary: &Summary,
+) -> anyhow::Result<Option<Segment>> {
+    let Some(router) = &settings.options.router else { return Ok(None) };
+    let name = &settings.alias;
+    if summary.router.is_none() {
+        bail!(
+            "this machine is a plain member of {name}, and may lease no addresses for others; leave with \
+             `overlay leave {name} --forget`, and join with a token from: overlay invite {name} --role router"
+        );
+    }
+    Segment::prepare(&daemon.links, router, daemon.state.path()).await.map(Some)
+}
+
+async fn undo_segment(name: &str, segment: Segment) {
+    let bridge = segment.bridge().to_owned();
+    if let Err(error) = segment.undo().await {
+        report::note(&format!("{name}: {bridge} was not left as it was: {error:#}"));
+    }
+}
+
+/// The TAP device, up: on its own, or as a port of the segment's bridge.
+async fn make_device(
+    running: &Arc<Running>,
+    daemon: &Arc<Daemon>,
+    settings: &Settings,
+    config: &mut Config,
+    segment: Option<&mut Segment>,
+) -> anyhow::Result<Option<(Tap, Interface)>> {
+    if settings.options.no_tap {
+        return Ok(None);
+    }
+    let tap = make_tap(settings.options.tap.as_deref(), &settings.alias)?;
+    let link = daemon.links.by_name(tap.name()).await?;
+    match segment {
+        None => daemon.links.bring_up(link.index, config.tap_mac, config.mtu).await?,
+        Some(segment) => {
+            segment.plug(link.index, config.gateway_mac).await?;
+            config.tap_mac = segment.mac();
+            config.mtu = config.mtu.min(segment.mtu());
+            running.set_bridge(segment.bridge());
+        }
+    }
+    running.set_tap(tap.name());
+    Ok(Some((tap, link)))
+}
+
+/// A router's own resolver is left alone unless somebody says otherwise: its bridge may have settings already.
+fn dns_mode(options: &JoinOptions) -> DnsMode {
+    match options.dns {
+        _ if options.no_tap => DnsMode::Off,
+        None if options.router.is_some() => DnsMode::Off,
+        mode => mode.unwrap_or_default(),
     }
 }
 
@@ -332,6 +432,7 @@ fn engine_config(
         service: summary.service,
         zone: summary.zone.clone(),
         mtu: summary.mtu,
+        mode: if settings.options.router.is_some() { Mode::Router } else { Mode::Workstation },
         addressing: addressing(&settings.options),
         hostname: hostname(settings.options.hostname.as_deref()),
         tap_mac: local_mac(b"tap", running.id, &identity),

@@ -33,7 +33,7 @@ pub(crate) enum Call {
     Invite { namespace: String, uses: u16, ttl_s: u64, role: Role, hosts: u16 },
     Recover { namespace: String, all: bool, confirmed: bool },
     Leave { namespace: String, forget: bool, destroy: bool },
-    Start(Start),
+    Start(Box<Start>),
     Doctor,
 }
 

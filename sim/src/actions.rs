@@ -157,6 +157,26 @@ impl World {
         PingId { node, number }
     }
 
+    /// One ping from a machine of a router's segment; its number.
+    pub fn ping_from_segment(&mut self, router: NodeId, machine: usize, to: Ipv4Addr) -> u32 {
+        self.with(router, |node, at| {
+            let number = node.neighbours[machine].ping(to, at);
+            node.pump(at);
+            number
+        })
+    }
+
+    /// Carries a machine from one router's segment to another's. Its link goes down meanwhile, and its client begins anew.
+    pub fn move_machine(&mut self, from: NodeId, machine: usize, to: NodeId) {
+        let mut guest = self.with(from, |node, _| node.neighbours.remove(machine));
+        guest.set_link(false);
+        guest.set_link(true);
+        self.with(to, |node, at| {
+            node.neighbours.push(guest);
+            node.pump(at);
+        });
+    }
+
     /// How long a ping took, if it was answered.
     pub fn round_trip(&self, ping: PingId) -> Option<Duration> {
         let ping = self.node(ping.node).guest.pings.get(&ping.number)?;

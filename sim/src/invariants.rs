@@ -14,6 +14,7 @@ use dht::clock::OwnerTime;
 
 use crate::node::{Node, NodeId, Observation};
 use crate::probe::Seen;
+use crate::setup::MOST_NODES;
 
 /// The longest that a packet may be under way or wait, from sender to receiver.
 const LONGEST_FLIGHT: Duration = Duration::from_secs(15);
@@ -159,7 +160,7 @@ impl Watch {
         if !seen.is_request {
             return;
         }
-        let sender = NodeId(seen.probe.node);
+        let sender = NodeId(seen.probe.node % MOST_NODES);
         let earliest = at.saturating_sub(LONGEST_FLIGHT);
         let held = self.holdings.get(&seen.source).is_some_and(|holdings| {
             holdings.iter().any(|h| h.node == sender && h.since <= at && h.until.is_none_or(|until| until >= earliest))

@@ -110,6 +110,7 @@ impl Node {
             zone: summary.zone.clone(),
             mtu: summary.mtu,
             identity: self.key(),
+            mode: self.identity.mode,
             addressing: self.identity.addressing,
             hostname: self.wanted_name(),
             tap_mac: self.guest.mac(),

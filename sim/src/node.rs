@@ -13,7 +13,7 @@ use bridge::Offload;
 use dht::clock::{LeaseClocks, OwnerTime};
 use dht::identity::SecretKey;
 use dht::{ClaimError, Lease, LeaseKey, Namespace, Now};
-use engine::{Addressing, Engine, Hostname, Reply, Request, RequestId, Snapshot};
+use engine::{Addressing, Engine, Hostname, Mode, Reply, Request, RequestId, Snapshot};
 use libp2p_identity::PeerId;
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
@@ -104,6 +104,7 @@ pub(crate) struct Identity {
     pub(crate) namespace: String,
     pub(crate) hostname: String,
     pub(crate) addressing: Addressing,
+    pub(crate) mode: Mode,
 }
 
 /// One machine.
@@ -122,6 +123,10 @@ pub struct Node {
     pub(crate) processes: u64,
     /// The machine behind its TAP.
     pub guest: Guest,
+    /// Other machines on its segment, where it is a router.
+    pub neighbours: Vec<Guest>,
+    /// Frames of its segment that came to its TAP.
+    pub heard: u64,
     pub(crate) rng: ChaCha8Rng,
     pub(crate) effects: Vec<Effect>,
     /// Drops of the packet threads, by reason, over all processes.
@@ -167,6 +172,8 @@ impl Node {
             process: None,
             processes: 0,
             guest,
+            neighbours: Vec::new(),
+            heard: 0,
             rng,
             effects: Vec::new(),
             drops: BTreeMap::new(),
@@ -287,7 +294,8 @@ impl Node {
     /// When it wants to be called next.
     pub(crate) fn next_call(&mut self, at: Duration) -> Duration {
         let guest = if self.clock.is_asleep() { None } else { self.guest.poll_timeout(at) };
-        let mut next = guest.unwrap_or(Duration::MAX);
+        let neighbours = self.neighbours.iter_mut().filter_map(|guest| guest.poll_timeout(at)).min();
+        let mut next = guest.into_iter().chain(neighbours).min().unwrap_or(Duration::MAX);
         if self.is_running()
             && let Some(now) = self.glance(at)
             && let Some(process) = &self.process
@@ -436,6 +444,7 @@ impl Node {
             }
             engine::Event::NameBound { name } => Observation::Named(name),
             engine::Event::NameRefused { why } => Observation::State(why),
+            engine::Event::TurnedAway { ip, why, .. } => Observation::State(format!("{ip} is not given: {why}")),
             engine::Event::StateChanged { state, cause } => Observation::State(format!("{state} {cause}")),
             engine::Event::Forward { id, .. } => {
                 // There are no other resolvers in this world.
@@ -464,17 +473,50 @@ impl Node {
         if let Some(seen) = crate::probe::in_frame(&frame) {
             self.effects.push(Effect::Seen(Observation::Arrived(seen)));
         }
+        for guest in &mut self.neighbours {
+            guest.receive(frame.clone());
+        }
         self.guest.receive(frame);
     }
 
     fn pump_guest(&mut self, at: Duration) -> bool {
         self.guest.poll(at);
-        let mut any = false;
+        let mut any = self.pump_segment(at);
         while let Some(frame) = self.guest.poll_frame() {
             any = true;
-            self.handle_frame(&frame, at);
+            for guest in &mut self.neighbours {
+                guest.receive(frame.clone());
+            }
+            self.hear(&frame, at);
         }
         any
+    }
+
+    /// What the machines of a segment send, its bridge brings to the others; to the TAP only what is for everybody or for nobody
+    /// of them, as the real one is told to.
+    fn pump_segment(&mut self, at: Duration) -> bool {
+        let mut frames = Vec::new();
+        for (from, guest) in self.neighbours.iter_mut().enumerate() {
+            guest.poll(at);
+            frames.extend(std::iter::from_fn(|| guest.poll_frame()).map(|frame| (from, frame)));
+        }
+        let any = !frames.is_empty();
+        for (from, frame) in frames {
+            for (_, other) in self.neighbours.iter_mut().enumerate().filter(|(other, _)| *other != from) {
+                other.receive(frame.clone());
+            }
+            self.guest.receive(frame.clone());
+            self.hear(&frame, at);
+        }
+        any
+    }
+
+    fn hear(&mut self, frame: &[u8], at: Duration) {
+        let is_of = |guest: &Guest| frame.starts_with(&guest.mac());
+        if self.neighbours.is_empty() || !(is_of(&self.guest) || self.neighbours.iter().any(is_of)) {
+            self.heard += 1;
+            self.handle_frame(frame, at);
+        }
     }
 
     pub(crate) fn process_snapshot(&self) -> Option<Arc<Snapshot>> {

@@ -7,7 +7,7 @@ use dht::create::{CreateRequest, create};
 use dht::identity::SecretKey;
 use dht::token::{Contact, ContactAddress};
 use dht::{Command, CommandId, Event, Keys, Namespace, Now, Output, Role, Write};
-use engine::Addressing;
+use engine::{Addressing, Mode};
 use ipnet::Ipv4Net;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -67,6 +67,10 @@ pub const NAMESPACE: &str = "lab";
 
 /// How often an invite can be used.
 const USES: u16 = 64;
+/// Machines of a segment say in their probes behind which node they are, and besides their number among those.
+pub(crate) const MOST_NODES: u32 = 10_000;
+/// For how many machines of its segment a router may lease.
+const HOSTS: u16 = 64;
 
 /// What founding gave.
 pub(crate) struct Founded {
@@ -91,7 +95,7 @@ impl Founded {
             writes: created.writes,
             token: String::new(),
         };
-        founded.token = founded.invite(bytes(&mut rng));
+        founded.token = founded.invite(bytes(&mut rng), Role::Member);
         founded
     }
 
@@ -103,7 +107,7 @@ impl Founded {
     }
 
     /// An invite for everybody, made as the creator's command line would.
-    fn invite(&self, seed: [u8; 32]) -> String {
+    fn invite(&self, seed: [u8; 32], role: Role) -> String {
         let copy = |key: &SecretKey| SecretKey::from_seed(&key.seed());
         let keys =
             Keys { identity: copy(&self.creator), data: self.data.clone(), authority: Some(copy(&self.authority)) };
@@ -116,7 +120,7 @@ impl Founded {
         let contacts = vec![Contact { identity: self.creator.public(), addresses: vec![address] }];
         let ttl = Duration::from_secs(365 * 86_400);
         let id = CommandId(0);
-        namespace.handle_command(Command::Invite { id, uses: USES, ttl, role: Role::Member, hosts: 0, contacts }, now);
+        namespace.handle_command(Command::Invite { id, uses: USES, ttl, role, hosts: HOSTS, contacts }, now);
         while let Some(output) = namespace.poll_output() {
             if let Output::Event(Event::Invited { outcome, .. }) = output {
                 return outcome.expect("the creator has the authority key");
@@ -138,6 +142,7 @@ impl World {
             namespace: NAMESPACE.into(),
             hostname: "creator".into(),
             addressing: Addressing::Own,
+            mode: Mode::Workstation,
         };
         let disk = founded.disk();
         let id = self.insert(identity, disk);
@@ -160,6 +165,25 @@ impl World {
         id
     }
 
+    /// A router with so many machines on its segment, each with a DHCP client. Neither it nor its own guest has an address.
+    pub fn add_router(&mut self, machines: u8) -> NodeId {
+        let id = self.prepare(&format!("router-{}", self.nodes.len()), Addressing::Clients);
+        let token = self.founded.invite(bytes(&mut self.rng), Role::Router);
+        let number = u8::try_from(id.0).unwrap_or(u8::MAX);
+        let seeds: Vec<u64> = (0..machines).map(|_| self.rng.random()).collect();
+        let node = &mut self.nodes[id.index()];
+        (node.identity.token, node.identity.mode) = (Some(token), Mode::Router);
+        let _ = node.guest.want_lease(false);
+        for (machine, seed) in (1..=machines).zip(seeds) {
+            let name = id.0 + MOST_NODES * u32::from(machine);
+            let mut guest = Guest::new(name, [0x02, 0x52, 0, 0, machine, number], true, seed);
+            guest.set_link(true);
+            node.neighbours.push(guest);
+        }
+        self.with(id, |node, at| node.start(at));
+        id
+    }
+
     /// A new machine behind a gate, which starts at once.
     pub fn add_behind(&mut self, gate: GateId) -> NodeId {
         let id = self.prepare(&format!("host-{}", self.nodes.len()), Addressing::Own);
@@ -170,7 +194,7 @@ impl World {
 
     fn prepare(&mut self, hostname: &str, addressing: Addressing) -> NodeId {
         if self.nodes.len().is_multiple_of(usize::from(USES)) {
-            self.founded.token = self.founded.invite(bytes(&mut self.rng));
+            self.founded.token = self.founded.invite(bytes(&mut self.rng), Role::Member);
         }
         let identity = Identity {
             key: SecretKey::from_seed(&bytes(&mut self.rng)),
@@ -180,6 +204,7 @@ impl World {
             namespace: NAMESPACE.into(),
             hostname: hostname.into(),
             addressing,
+            mode: Mode::Workstation,
         };
         self.insert(identity, Disk::default())
     }

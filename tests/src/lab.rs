@@ -160,6 +160,40 @@ impl Lab {
         Node::new(namespace, &self.dir, address)
     }
 
+    /// A bridge on a machine, with nobody on it yet, and with a hardware address that does not change with its ports.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn add_bridge(&self, head: &Node, bridge: &str) -> anyhow::Result<()> {
+        let mac = "02:00:00:00:b0:00";
+        ip(&["-n", head.namespace(), "link", "add", "name", bridge, "address", mac, "type", "bridge"])?;
+        ip(&["-n", head.namespace(), "link", "set", bridge, "up"])
+    }
+
+    /// A machine on the segment of another one's bridge, and nowhere else. Its `eth0` is up and has no address.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn on_bridge(&mut self, head: &Node, bridge: &str, name: &str) -> anyhow::Result<Node> {
+        let namespace = self.add_namespace(name)?;
+        join(&namespace, "eth0", head.namespace(), name, bridge)?;
+        ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
+        Node::new(namespace, &self.dir, String::new())
+    }
+
+    /// A machine at the other end of a cable, which is `nic` on the first one.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn on_cable(&mut self, head: &Node, nic: &str, name: &str) -> anyhow::Result<Node> {
+        let namespace = self.add_namespace(name)?;
+        let ends = ["type", "veth", "peer", "name", nic, "netns", head.namespace()];
+        ip(&[&["link", "add", "name", "eth0", "netns", &namespace][..], &ends].concat())?;
+        ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
+        ip(&["-n", head.namespace(), "link", "set", nic, "up"])?;
+        Node::new(namespace, &self.dir, String::new())
+    }
+
     /// The namespace of the internet, for a capture or a server.
     pub fn internet(&self) -> String {
         format!("{}-net", self.prefix)

@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("conntrack", "conntrack"),
     ("ping", "iputils-ping"),
+    ("arping", "iputils-arping"),
     ("iperf3", "iperf3"),
     ("dhclient", "isc-dhcp-client"),
     ("udhcpc", "udhcpc"),

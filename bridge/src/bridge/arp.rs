@@ -1,7 +1,8 @@
 //! Proxy ARP (RFC 826, RFC 1027, RFC 5227): who is answered for, and when to stay silent.
 //!
 //! We answer for members elsewhere and for the service address, never for a host behind this TAP, an address
-//! that nobody has, or one that is not ours to know. Nothing is learned from what we hear.
+//! that nobody has, or one that is not ours to know. Nothing is believed of what we hear; a router tells of it
+//! (`router.rs`).
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -33,8 +34,10 @@ impl Bridge {
     fn consider_arp(&mut self, heard: Heard, now: Instant) -> Result<(), DropReason> {
         let Heard { sender_mac, sender, target, operation } = heard;
         if self.is_claim_of_other(sender, sender_mac) {
+            self.dispute(sender, sender_mac, now);
             return Err(DropReason::ArpConflict);
         }
+        self.hear(sender, sender_mac, now);
         if operation != ArpOperation::Request {
             return Err(DropReason::ArpReply);
         }
@@ -55,6 +58,10 @@ impl Bridge {
         if !sender.is_unspecified() && !self.local.is_host(sender, sender_mac) {
             return Err(DropReason::ArpForeign);
         }
+        // Who asks before it uses the address has to know of it all the same.
+        if !sender.is_unspecified() && self.neighbours.has_yielded(target, now) {
+            return Err(DropReason::ArpYielded);
+        }
         if self.local.route(target).is_some() {
             self.answer_arp(target, sender_mac, sender);
             return Ok(());
@@ -69,25 +76,40 @@ impl Bridge {
     fn is_claim_of_other(&self, sender: Ipv4Addr, mac: EthernetAddress) -> bool {
         match self.local.host(sender) {
             Some(owner) => owner != mac,
-            None => sender == self.config.service || self.local.route(sender).is_some(),
+            None => {
+                sender == self.config.service
+                    || self.local.route(sender).is_some()
+                    || self.neighbours.is_disputed(sender, mac, self.now)
+            }
         }
     }
 
     /// Says that `target` is at our virtual MAC.
     pub(super) fn answer_arp(&mut self, target: Ipv4Addr, mac: EthernetAddress, ip: Ipv4Addr) {
+        self.send_arp(ArpOperation::Reply, target, (mac, ip), mac);
+    }
+
+    /// Sends an ARP packet from our virtual MAC.
+    pub(super) fn send_arp(
+        &mut self,
+        operation: ArpOperation,
+        sender: Ipv4Addr,
+        (target_mac, target): (EthernetAddress, Ipv4Addr),
+        to: EthernetAddress,
+    ) {
         let gateway = self.config.gateway_mac;
-        let reply = ArpRepr::EthernetIpv4 {
-            operation: ArpOperation::Reply,
+        let packet = ArpRepr::EthernetIpv4 {
+            operation,
             source_hardware_addr: gateway,
-            source_protocol_addr: target,
-            target_hardware_addr: mac,
-            target_protocol_addr: ip,
+            source_protocol_addr: sender,
+            target_hardware_addr: target_mac,
+            target_protocol_addr: target,
         };
-        let mut bytes = vec![0; ETHERNET + reply.buffer_len()];
-        bytes[..6].copy_from_slice(&mac.0);
+        let mut bytes = vec![0; ETHERNET + packet.buffer_len()];
+        bytes[..6].copy_from_slice(&to.0);
         bytes[6..12].copy_from_slice(&gateway.0);
         bytes[12..ETHERNET].copy_from_slice(&ARP.to_be_bytes());
-        reply.emit(&mut ArpPacket::new_unchecked(&mut bytes[ETHERNET..]));
+        packet.emit(&mut ArpPacket::new_unchecked(&mut bytes[ETHERNET..]));
         self.frames.push_back(OutFrame { bytes, offload: Offload::default() });
     }
 }

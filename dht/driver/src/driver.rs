@@ -225,11 +225,9 @@ impl<C: Clocks> Driver<C> {
 
     fn handle_commands(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) {
         let now = self.now();
-        self.machine.handle_command(first, now);
-        for _ in 1..MOST_AT_ONCE {
-            let Ok(command) = commands.try_recv() else { return };
-            self.machine.handle_command(command, now);
-        }
+        let more = std::iter::from_fn(|| commands.try_recv().ok()).take(MOST_AT_ONCE - 1);
+        let commands = std::iter::once(first).chain(more).collect();
+        self.machine.handle_commands(commands, now);
     }
 
     fn handle_swarm_events(&mut self, first: crate::network::SwarmEvent) {

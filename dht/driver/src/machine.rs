@@ -38,12 +38,12 @@ impl Machine {
     }
 
     /// A joiner has nothing to be asked for: the node waits until it is told `Joined`.
-    pub(crate) fn handle_command(&mut self, command: Command, now: Now) {
+    pub(crate) fn handle_commands(&mut self, commands: Vec<Command>, now: Now) {
         match self {
-            Self::Member(namespace) => namespace.handle_command(command, now),
-            Self::Joiner(_) => tracing::debug!("dropped a command that came before the join was over"),
+            Self::Member(namespace) => namespace.handle_commands(commands, now),
+            Self::Joiner(_) => tracing::debug!("dropped commands that came before the join was over"),
             #[cfg(test)]
-            Self::Fake(fake) => fake.handle_command(command),
+            Self::Fake(fake) => commands.into_iter().for_each(|command| fake.handle_command(command)),
         }
     }
 

@@ -105,6 +105,8 @@ pub struct Summary {
     pub credential_hash: [u8; 32],
     /// Whether this node's credential lets it carry datagrams for others.
     pub relay: bool,
+    /// How many addresses of hosts this node may lease, where its credential makes it a router.
+    pub router: Option<u16>,
     /// Whether this node can make invites.
     pub authority: bool,
     /// Whether the register answers; `None` before the first question.
@@ -187,6 +189,11 @@ impl Namespace {
         known.min_by_key(rank).unwrap_or_else(|| self.shard_facts(home, now))
     }
 
+    fn routes_for(&self) -> Option<u16> {
+        let body = &self.membership.credential().invite.body;
+        body.roles.contains(Roles::ROUTER).then_some(body.quota)
+    }
+
     fn summarize(&self, now: Option<Now>) -> Summary {
         let config = self.membership.config();
         let me = self.membership.identity().public();
@@ -213,6 +220,7 @@ impl Namespace {
             heads: self.membership.heads().short(),
             credential_hash: self.membership.credential().hash(&self.ns),
             relay: self.membership.credential().invite.body.roles.contains(Roles::RELAY),
+            router: self.routes_for(),
             authority: self.authority.is_some(),
             reachable: self.leases.reachable(),
             handshake_floor: self.handshake_floor,

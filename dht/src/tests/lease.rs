@@ -34,6 +34,28 @@ fn a_claim_is_granted_renewed_released_and_granted_to_another() {
 }
 
 #[test]
+fn claims_that_are_made_at_once_go_together_and_are_answered_each() {
+    let mut net = Net::new(1, &[A], Rules::ALL);
+    // A credential of a plain member allows four.
+    let claims = (0..4).map(|n| Command::ClaimAddress {
+        id: CommandId(1000 + u64::from(n)),
+        client: ClientId::of(&[n]),
+        want: Some(net.ip(n + 5)),
+        only_wanted: true,
+        hold: Hold::Full,
+        keep: false,
+    });
+    let (claims, now): (Vec<Command>, _) = (claims.collect(), net.now(A));
+    net.live(A).handle_commands(claims, now);
+    net.drain(A);
+    assert_eq!(net.wire.iter().filter(|packet| is_ops(packet)).count(), 1);
+    net.settle();
+    for n in 0..4 {
+        net.claimed(A, CommandId(1000 + n)).unwrap().unwrap();
+    }
+}
+
+#[test]
 fn the_founder_leases_from_itself_without_a_message() {
     let mut net = Net::new(1, &[], Rules::ALL);
     let ip = net.ip(5);

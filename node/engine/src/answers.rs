@@ -44,6 +44,8 @@ impl Engine {
                 let token = self.dns_clients.token(client);
                 self.dns.handle_query(token, transport, &message, now.mono);
             }
+            bridge::Event::Heard { ip, mac } => self.heard(ip, mac.0, now),
+            bridge::Event::Disputed { ip, mac } => self.disputed(ip, mac.0, now),
             bridge::Event::Resolve { ip } => self.resolve(ip, now),
             bridge::Event::Unproven { peer, ip } => self.ask_lease(peer, ip, now),
             bridge::Event::Superseded { peer, ip } => self.show_newer(peer, ip, now),
@@ -128,6 +130,7 @@ impl Engine {
 
     fn claimed(&mut self, id: u64, outcome: Result<dht::Lease, ClaimError>, now: Now) {
         let pending = self.pending.remove(&id);
+        self.segment.resuming = false;
         let outcome = match outcome {
             // Nobody waits for it any more: what was granted is given back.
             Ok(lease) if pending.is_none() || self.hosts.left => {
@@ -141,6 +144,7 @@ impl Engine {
             Some(Pending::DhcpAddress { request, own, only_wanted }) => {
                 self.dhcp_claimed(request, (own, only_wanted), outcome, now);
             }
+            Some(Pending::SegmentAddress { ip, mac }) => self.segment_claimed((ip, mac), outcome, now),
             Some(Pending::OwnName { name }) => self.own_name_claimed(name, outcome, now),
             Some(Pending::ClientName { ip, name }) => self.client_name_claimed(ip, name, outcome),
             _ => self.count("stray-claim"),

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+pub use bridge::Mode;
 use dht::identity::SecretKey;
 use ipnet::Ipv4Net;
 
@@ -41,11 +42,13 @@ pub struct Config {
     pub identity: SecretKey,
     /// Random for each process, so that a restart is told from a replay.
     pub instance: u64,
+    /// Whose TAP it is: this machine's, or a port of a segment with machines that know nothing of us.
+    pub mode: Mode,
     /// Who uses addresses here.
     pub addressing: Addressing,
     /// The name to claim.
     pub hostname: Hostname,
-    /// The TAP's own hardware address.
+    /// The hardware address by which this machine speaks behind the TAP: the TAP's own, or a router's on its segment.
     pub tap_mac: [u8; 6],
     /// The hardware address that stands for remote members and the virtual server.
     pub gateway_mac: [u8; 6],

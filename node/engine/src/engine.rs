@@ -22,6 +22,7 @@ use crate::once::Once;
 use crate::peers::Peers;
 use crate::requests::{Reply, RequestId, Requests};
 use crate::routes::Routes;
+use crate::segment::Segment;
 use crate::snapshot::{Inlet, Outlet, Reports, Snapshot};
 use crate::standing::Standing;
 use crate::status::{Quorum, State};
@@ -102,6 +103,15 @@ pub enum Event {
         /// The question.
         message: Vec<u8>,
     },
+    /// A machine of the segment uses an address that it does not get. Told once, until it is quiet for a while.
+    TurnedAway {
+        /// The machine.
+        mac: [u8; 6],
+        /// The address.
+        ip: Ipv4Addr,
+        /// Why.
+        why: String,
+    },
     /// The answer to a request of the command line.
     Reply {
         /// The request.
@@ -115,14 +125,39 @@ pub enum Event {
 #[derive(Debug)]
 pub(crate) enum Pending {
     OwnAddress,
-    DhcpAddress { request: dhcp::RequestId, own: bool, only_wanted: bool },
-    OwnName { name: String },
-    ClientName { ip: Ipv4Addr, name: String },
-    Route { ip: Ipv4Addr },
-    DnsName { query: dns::QueryId },
-    DnsAddress { query: dns::QueryId },
-    CheckLease { peer: PeerId, certificate: Vec<u8> },
-    Request { id: RequestId },
+    /// For a machine of a router's segment that was heard there.
+    SegmentAddress {
+        ip: Ipv4Addr,
+        mac: [u8; 6],
+    },
+    DhcpAddress {
+        request: dhcp::RequestId,
+        own: bool,
+        only_wanted: bool,
+    },
+    OwnName {
+        name: String,
+    },
+    ClientName {
+        ip: Ipv4Addr,
+        name: String,
+    },
+    Route {
+        ip: Ipv4Addr,
+    },
+    DnsName {
+        query: dns::QueryId,
+    },
+    DnsAddress {
+        query: dns::QueryId,
+    },
+    CheckLease {
+        peer: PeerId,
+        certificate: Vec<u8>,
+    },
+    Request {
+        id: RequestId,
+    },
 }
 
 fn dhcp_config(config: &Config) -> dhcp::Config {
@@ -145,6 +180,7 @@ pub struct Engine {
     pub(crate) dhcp: dhcp::Server,
     pub(crate) dns: Responder,
     pub(crate) hosts: Hosts,
+    pub(crate) segment: Segment,
     pub(crate) names: Names,
     pub(crate) peers: Peers,
     pub(crate) routes: Routes,
@@ -174,6 +210,7 @@ impl Engine {
         let service = config.service;
         let bridge = Bridge::new(
             bridge::Config {
+                mode: config.mode,
                 range: config.range,
                 service,
                 gateway_mac: EthernetAddress(config.gateway_mac),
@@ -204,6 +241,7 @@ impl Engine {
             dhcp,
             dns,
             hosts: Hosts::default(),
+            segment: Segment::default(),
             names,
             peers: Peers::default(),
             routes: Routes::default(),
@@ -303,6 +341,13 @@ impl Engine {
         self.drain(now);
     }
 
+    /// This machine speaks with another hardware address on its segment from here on: its bridge has other ports.
+    pub fn handle_own_mac(&mut self, mac: [u8; 6], now: Now) {
+        self.look(now);
+        self.change_own_mac(mac, now);
+        self.drain(now);
+    }
+
     /// The addresses at which routers send on to this machine's data socket; they take the place of those told before.
     pub fn handle_mapped(&mut self, mapped: Vec<SocketAddr>, now: Now) {
         self.look(now);
@@ -318,7 +363,8 @@ impl Engine {
         self.retry_claims(now);
         self.tunnel.handle_timeout(now.mono);
         self.bridge.handle_timeout(now.mono);
-        self.dhcp.handle_timeout(now.mono);
+        self.expire_dhcp(now);
+        self.look_after_segment(now);
         self.dns.handle_timeout(now.mono);
         self.expire_requests(now);
         self.expire_look(now);
@@ -338,6 +384,7 @@ impl Engine {
             self.dhcp.poll_timeout(),
             self.dns.poll_timeout(),
             self.hosts.poll_timeout(now),
+            self.segment.poll_timeout(),
             self.names.poll_timeout(now),
             self.routes.poll_timeout(now),
             self.requests.poll_timeout(),

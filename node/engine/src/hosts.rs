@@ -8,12 +8,25 @@ use std::time::{Duration, Instant};
 use dht::clock::{Now, OwnerTime};
 use dht::{ClaimError, ClientId, Command, Hold, Lease, LeaseKey};
 
-use crate::config::Addressing;
+use crate::config::{Addressing, Mode};
 use crate::engine::{Engine, Event, Pending};
 
 /// An own claim that failed is tried again after this, doubled each time up to [`MAX_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(30);
+
+/// How a machine came to an address of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The engine claimed it for this machine.
+    Own,
+    /// By DHCP.
+    Dhcp,
+    /// The machine was configured with it, and heard on the segment.
+    Static,
+    /// It was leased before, whatever for, and the machine still uses it: DHCP has ended, or this program was started anew.
+    Kept,
+}
 
 /// An address of ours and who uses it.
 #[derive(Clone, Debug)]
@@ -22,6 +35,7 @@ pub(crate) struct Host {
     pub(crate) lease: Lease,
     pub(crate) name: Option<String>,
     pub(crate) own: bool,
+    pub(crate) origin: Origin,
 }
 
 /// All addresses of ours: those leased, and of them those in use.
@@ -94,6 +108,14 @@ impl Engine {
         }
     }
 
+    pub(crate) fn change_own_mac(&mut self, mac: [u8; 6], now: Now) {
+        self.config.tap_mac = mac;
+        let own = self.hosts.bound.iter().find(|(_, host)| host.own).map(|(ip, host)| (*ip, host.clone()));
+        if let Some((ip, host)) = own {
+            self.bind(ip, Host { mac, ..host }, now);
+        }
+    }
+
     pub(crate) fn own_address_claimed(&mut self, outcome: Result<Lease, ClaimError>, now: Now) {
         self.hosts.claiming = false;
         match outcome {
@@ -101,7 +123,7 @@ impl Engine {
                 let LeaseKey::Address(ip) = lease.key else { return };
                 self.hosts.retries = 0;
                 self.hosts.leases.insert(ip, lease.clone());
-                let host = Host { mac: self.config.tap_mac, lease, name: None, own: true };
+                let host = Host { mac: self.config.tap_mac, lease, name: None, own: true, origin: Origin::Own };
                 self.bind(ip, host, now);
                 self.emit(Event::AddressBound { ip, prefix_len: self.subnet().prefix_len() });
                 self.claim_own_name(now);
@@ -124,7 +146,18 @@ impl Engine {
             self.dns.set_local(name, ip);
         }
         self.hosts.bound.insert(ip, host);
-        self.announce_leases(now);
+        self.watch(ip, now);
+        self.announce_lease(ip, now);
+    }
+
+    /// The lease of an address in use goes on for longer. A router's hosts are many, and peers that talk to them see for
+    /// themselves.
+    fn renewed(&mut self, ip: Ipv4Addr, now: Now) {
+        self.watch(ip, now);
+        let own = self.hosts.bound.get(&ip).is_some_and(|host| host.own);
+        if own || self.config.mode == Mode::Workstation {
+            self.announce_lease(ip, now);
+        }
     }
 
     pub(crate) fn unbind(&mut self, ip: Ipv4Addr, why: &'static str, now: Now) {
@@ -133,6 +166,7 @@ impl Engine {
             self.hosts.clients_error = None;
         }
         self.dhcp.handle_lost(ip, now.mono);
+        self.segment.forget(ip);
         let Some(host) = self.hosts.bound.remove(&ip) else { return };
         self.bridge.remove_host(ip);
         self.dns.remove_local(ip);
@@ -180,7 +214,7 @@ impl Engine {
         };
         if let Some(host) = self.hosts.bound.get_mut(&ip) {
             host.lease = lease.clone();
-            self.announce_leases(now);
+            self.renewed(ip, now);
         }
         let ours = lease.client == self.self_client();
         if let Some(held) = self.hosts.leases.get_mut(&ip) {
@@ -188,6 +222,8 @@ impl Engine {
         } else if ours && self.hosts.own().is_none() {
             // What was given up as unanswered was granted after all: it is taken up at once.
             self.claim_own_address(now);
+        } else if !ours {
+            self.resume_lease(ip, lease, now);
         }
     }
 
@@ -236,10 +272,16 @@ impl Engine {
                 if self.hosts.leases.insert(ip, lease.clone()).is_none() {
                     self.hosts.clients_error = None;
                 }
+                if !self.hosts.bound.contains_key(&ip) {
+                    // Whoever it is for says so by DHCP.
+                    self.segment.forget(ip);
+                }
                 if let Some(host) = self.hosts.bound.get_mut(&ip) {
                     host.lease = lease;
-                    host.own |= own;
-                    self.announce_leases(now);
+                    if own {
+                        (host.own, host.origin) = (true, Origin::Own);
+                    }
+                    self.renewed(ip, now);
                 }
                 dhcp::Outcome::Granted { ip, remaining }
             }
@@ -268,12 +310,13 @@ impl Engine {
         let own = self.is_own_client(mac);
         let known = self.hosts.bound.get(&ip);
         let name = known.and_then(|host| host.name.clone());
-        self.bind(ip, Host { mac, lease, name, own }, now);
+        let origin = if own { Origin::Own } else { Origin::Dhcp };
+        self.bind(ip, Host { mac, lease, name, own, origin }, now);
         let client = self.client_id(client, own);
         self.claim_client_name(ip, client, mac, hostname);
     }
 
-    fn client_released(&mut self, ip: Ipv4Addr, now: Now) {
+    pub(crate) fn client_released(&mut self, ip: Ipv4Addr, now: Now) {
         let own = self.hosts.bound.get(&ip).is_some_and(|host| host.own);
         if own {
             // The kernel still has the address that we gave it; it stays ours.
@@ -290,7 +333,7 @@ impl Engine {
         self.config.addressing == Addressing::Own && mac == self.config.tap_mac
     }
 
-    fn client_id(&self, client: &dhcp::ClientKey, own: bool) -> ClientId {
+    pub(crate) fn client_id(&self, client: &dhcp::ClientKey, own: bool) -> ClientId {
         if own { self.self_client() } else { ClientId(dht::sign::hash("client", &[client.as_bytes()])) }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Names {
     refusal_told: bool,
     claiming: bool,
     retry_at: Option<Instant>,
-    clients: BTreeMap<Ipv4Addr, String>,
+    pub(crate) clients: BTreeMap<Ipv4Addr, String>,
     /// When each of them ends, to be compared at each use.
     ends: BTreeMap<String, OwnerTime>,
 }

@@ -18,6 +18,7 @@
 //! one peer and address, nor more than eight times a second to one peer.
 
 use std::net::Ipv4Addr;
+use std::ops::Bound;
 use std::time::Duration;
 
 use dht::Command;
@@ -38,7 +39,7 @@ const SUPERSEDE: u8 = 21;
 const NO_RECORD: u8 = 22;
 const SIGNAL: u8 = 23;
 
-/// Certificates in one message; a router with more hosts sends several messages.
+/// Certificates in one message. A router with more hosts proves the others when it is asked.
 const MAX_LEASES: usize = 16;
 /// The largest message, so that it fits one datagram on every path or a few fragments.
 const MAX_BYTES: usize = 8 * 1024;
@@ -124,7 +125,7 @@ impl Engine {
             }
             Some(SessionMessage::NoLease(ip)) => {
                 if self.hosts.bound.contains_key(&ip) {
-                    self.send_leases(peer, now);
+                    self.send_leases_from(peer, ip, now);
                 }
             }
             Some(SessionMessage::Ping(number)) => self.send_numbered(peer, PONG, number, now),
@@ -224,21 +225,34 @@ impl Engine {
         ours.or(known).filter(|certificate| certificate.len() <= MAX_CERTIFICATE).cloned()
     }
 
-    /// Proves all our addresses to one peer.
+    /// Proves our addresses to one peer: this machine's own and some others, as a router may have hundreds. The rest it asks
+    /// for.
     pub(crate) fn send_leases(&mut self, peer: PeerId, now: Now) {
-        if self.hosts.bound.is_empty() {
-            return;
+        let own = self.hosts.bound.iter().find(|(_, host)| host.own).map(|(ip, _)| *ip);
+        let first = own.or_else(|| self.hosts.bound.keys().next().copied());
+        if let Some(first) = first {
+            self.send_leases_from(peer, first, now);
         }
-        for message in lease_messages(self.hosts.bound.values(), now) {
+    }
+
+    /// Proves an address, and those that come after it.
+    fn send_leases_from(&mut self, peer: PeerId, first: Ipv4Addr, now: Now) {
+        let after = (Bound::Excluded(first), Bound::Unbounded);
+        let all = self.hosts.bound.range(first..=first).chain(self.hosts.bound.range(after));
+        let all = all.chain(self.hosts.bound.range(..first)).map(|(_, host)| host).take(MAX_LEASES);
+        for message in lease_messages(all, now) {
             self.tunnel.send(peer, Kind::Control, &message, now.mono);
         }
     }
 
-    /// Proves all our addresses, one of which is new or renewed, to every peer with a session.
-    pub(crate) fn announce_leases(&mut self, now: Now) {
+    /// Proves an address, which is new or renewed, to every peer with a session.
+    pub(crate) fn announce_lease(&mut self, ip: Ipv4Addr, now: Now) {
         let up: Vec<PeerId> = self.peers.up().copied().collect();
-        for peer in up {
-            self.send_leases(peer, now);
+        let Some(host) = self.hosts.bound.get(&ip) else { return };
+        for message in lease_messages(std::iter::once(host), now) {
+            for peer in &up {
+                self.tunnel.send(*peer, Kind::Control, &message, now.mono);
+            }
         }
     }
 

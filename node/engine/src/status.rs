@@ -9,8 +9,9 @@ use dht::clock::Now;
 use serde::{Deserialize, Serialize};
 use tunnel::Endpoint;
 
-use crate::config::Addressing;
+use crate::config::{Addressing, Mode};
 use crate::engine::{Engine, Event};
+use crate::hosts::{Host, Origin};
 use crate::recovery::RecoveringStatus;
 use crate::standing::{Basis, Standing, ViewStatus};
 
@@ -104,6 +105,9 @@ pub struct NamespaceStatus {
     pub cause: Option<String>,
     /// `workstation` or `router`.
     pub mode: String,
+    /// The bridge of a router's segment.
+    #[serde(default)]
+    pub bridge: Option<String>,
     /// The TAP device, if there is one.
     pub tap: Option<String>,
     /// The TAP's hardware address.
@@ -136,6 +140,9 @@ pub struct NamespaceStatus {
     pub view: Option<ViewStatus>,
     /// Addresses that this machine holds.
     pub hosts: Vec<HostStatus>,
+    /// Machines of a router's segment that use addresses which they do not get.
+    #[serde(default)]
+    pub turned_away: Vec<TurnedAwayStatus>,
     /// Peers with a session in the last hour.
     pub peers: Vec<PeerStatus>,
     /// What was dropped, by reason.
@@ -176,6 +183,10 @@ pub struct HostStatus {
     pub ip: Ipv4Addr,
     /// Its name.
     pub hostname: Option<String>,
+    /// How it came to the address: `own`, `dhcp`, `static` (it was configured with it), or `kept` (it goes on using what was
+    /// leased before, though DHCP has ended or this program was started anew).
+    #[serde(default)]
+    pub origin: String,
     /// How long the lease goes on without a renewal, seconds.
     pub remaining_s: u64,
     /// The fencing token.
@@ -183,6 +194,17 @@ pub struct HostStatus {
     /// What the lease rests on.
     #[serde(default)]
     pub basis: Option<Basis>,
+}
+
+/// A machine of a router's segment that uses an address which it does not get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnedAwayStatus {
+    /// The machine.
+    pub mac: String,
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// Why.
+    pub why: String,
 }
 
 /// Another member.
@@ -220,6 +242,7 @@ impl NamespaceStatus {
             state,
             cause,
             mode: "workstation".into(),
+            bridge: None,
             tap: None,
             mac: None,
             ip: None,
@@ -234,6 +257,7 @@ impl NamespaceStatus {
             lease: None,
             view: None,
             hosts: Vec::new(),
+            turned_away: Vec::new(),
             peers: Vec::new(),
             drops: BTreeMap::new(),
         }
@@ -252,7 +276,8 @@ impl Engine {
             id: dht::sign::NamespaceId(self.config.namespace).to_string(),
             state: self.state,
             cause: self.cause(now),
-            mode: "workstation".into(),
+            mode: mode_word(self.config.mode).into(),
+            bridge: None,
             tap: None,
             mac: Some(mac_text(self.config.tap_mac)),
             ip: self.hosts.bound.iter().find(|(_, host)| host.own).map(|(ip, _)| *ip),
@@ -278,11 +303,13 @@ impl Engine {
                     mac: mac_text(host.mac),
                     ip: *ip,
                     hostname: host.name.clone(),
+                    origin: origin_word(host).into(),
                     remaining_s: remaining(&host.lease),
                     token: host.lease.token.to_string(),
                     basis: basis(&host.lease),
                 })
                 .collect(),
+            turned_away: self.segment.turned_away(now.mono),
             peers: self.peer_status(now),
             drops: self.all_drops(),
         }
@@ -406,6 +433,22 @@ pub(crate) fn path_word(endpoint: Option<Endpoint>) -> &'static str {
     }
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Workstation => "workstation",
+        Mode::Router => "router",
+    }
+}
+
+fn origin_word(host: &Host) -> &'static str {
+    match host.origin {
+        Origin::Own => "own",
+        Origin::Dhcp => "dhcp",
+        Origin::Static => "static",
+        Origin::Kept => "kept",
+    }
+}
+
+pub(crate) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -19,6 +19,7 @@ mod lapse;
 mod looking;
 mod parties;
 mod relays;
+mod router;
 mod stale;
 mod standing;
 
@@ -86,6 +87,7 @@ fn config(addressing: Addressing, hostname: Hostname) -> Config {
         mtu: 1400,
         identity: key(1),
         instance: 1,
+        mode: crate::Mode::Workstation,
         addressing,
         hostname,
         tap_mac: TAP_MAC,
@@ -158,8 +160,12 @@ struct Lab {
 
 impl Lab {
     fn new(addressing: Addressing, hostname: Hostname) -> Self {
+        Self::with(config(addressing, hostname))
+    }
+
+    fn with(config: Config) -> Self {
         let now = origin();
-        let engine = Engine::new(config(addressing, hostname), tunnel(1, now), [9; 32], now);
+        let engine = Engine::new(config, tunnel(1, now), [9; 32], now);
         let peer = tunnel(2, now);
         let (commands, events, frames, heard) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut lab = Self { now, engine, peer, commands, events, frames, heard };

@@ -16,6 +16,7 @@ use crate::daemon::{Daemon, wait_ready};
 use crate::proxy::ProxyText;
 use crate::report;
 use crate::runtime::Running;
+use crate::segment;
 use crate::socket::{Answer, Call, Start};
 
 /// What follows once the namespace is usable.
@@ -59,7 +60,7 @@ fn hand_over(stream: std::os::unix::net::UnixStream, wish: Wish) -> anyhow::Resu
         bail!("overlay already runs on this state directory")
     };
     let name = start.called().to_owned();
-    let value = client::call(stream, &Call::Start(start), |answer| match answer {
+    let value = client::call(stream, &Call::Start(Box::new(start)), |answer| match answer {
         Answer::Ready(line) => print_ready(&line, json),
         Answer::Note(text) => report::note(&text),
         Answer::Done(_) | Answer::Failed(_) => {}
@@ -79,6 +80,7 @@ async fn stay(state: &Path, wish: Wish) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let port = wish.start.as_ref().and_then(|start| start.options().port);
     let daemon = Daemon::start(state, port, wish.proxy.clone())?;
+    segment::clean_up_after_crash(&daemon.links, daemon.state.path()).await;
     // An interrupt does not undo what has failed before.
     let failed = OnceLock::new();
     tokio::select! {

@@ -11,11 +11,12 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use foreground::{After, Wish};
 
-use crate::cli::{Cli, Command, Create, Invite, Join};
+use crate::cli::{Cli, Command, Create, Invite, Join, Router};
 use crate::client::call_daemon;
 use crate::launch::ONLY_WHEN_FOUNDED;
 use crate::proxy::ProxyText;
 use crate::report;
+use crate::segment::RouterOptions;
 use crate::socket::{Call, Start};
 use crate::state::{self, StateDir};
 
@@ -26,6 +27,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Create(create) => found(&state, create, json),
         Command::Join(join) => {
             let start = Some(start_join(join)?);
+            foreground::run(&state, Wish { start, proxy: None, after: After::Nothing, json })
+        }
+        Command::Router(router) => {
+            let start = Some(start_router(router)?);
             foreground::run(&state, Wish { start, proxy: None, after: After::Nothing, json })
         }
         Command::Up { proxy } => {
@@ -84,6 +89,17 @@ fn start_join(join: Join) -> anyhow::Result<Start> {
     join.options.check()?;
     let token = join.invite.map(|text| read_token(&text)).transpose()?;
     Ok(Start::Join { name: join.namespace, token, options: join.options })
+}
+
+fn start_router(router: Router) -> anyhow::Result<Start> {
+    let Router { namespace, bridge, take_nic, invite, mut options } = router;
+    if options.no_tap {
+        bail!(
+            "--no-tap makes a member that only keeps the register, and a router needs its TAP device; leave out one of them"
+        );
+    }
+    options.router = Some(RouterOptions { bridge, take_nic });
+    start_join(Join { namespace, invite, options })
 }
 
 /// A token is a secret, and arguments can be seen by everybody on the machine; so files and pipes do too.

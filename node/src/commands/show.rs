@@ -44,6 +44,12 @@ fn namespace_lines(status: &NamespaceStatus) -> Vec<String> {
     row("address", or_none(ip));
     row("name", or_none(status.hostname.as_ref().map(|name| format!("{name}.{}", status.zone))));
     row("tap", or_none(status.tap.clone()));
+    if let Some(bridge) = &status.bridge {
+        row("router", format!("of {bridge}, for {} {}", status.hosts.len(), plural(status.hosts.len(), "machine")));
+    }
+    for machine in &status.turned_away {
+        row("refused", format!("{} uses {}: {}", machine.mac, machine.ip, machine.why));
+    }
     row("dns", status.dns.to_string());
     if let Some(lease) = &status.lease {
         row("lease", format!("{} more unless renewed, token {}", duration(lease.remaining_s), lease.token));
@@ -115,9 +121,10 @@ pub(crate) fn leases(state: &Path, namespace: Option<String>, json: bool) -> any
         let name = host.hostname.as_deref().unwrap_or("-");
         let basis = host.basis.as_ref().map_or(String::new(), |basis| format!("  {}", basis_text(basis)));
         report::line(&format!(
-            "{:<15} {}  {name:<20} {}  token {}{basis}",
+            "{:<15} {}  {:<6} {name:<20} {}  token {}{basis}",
             host.ip,
             host.mac,
+            host.origin,
             duration(host.remaining_s),
             host.token
         ));

@@ -28,7 +28,7 @@ pub(crate) struct Interface {
 /// A connection to the kernel's routing tables, and the turn to list something on it: a second list at the same
 /// time on one socket is refused as busy (netlink(7), `netlink_dump_start` in the kernel).
 #[derive(Clone)]
-pub(crate) struct Links(Handle, Arc<Mutex<()>>);
+pub(crate) struct Links(pub(super) Handle, pub(super) Arc<Mutex<()>>);
 
 impl Links {
     /// Opens netlink; its task runs on the current tokio runtime.
@@ -51,10 +51,18 @@ impl Links {
         self.0.link().set(message).execute().await.context("cannot take the TAP device up")
     }
 
+    /// Takes the interface up or down as it is.
+    pub(crate) async fn set_up(&self, index: u32, up: bool) -> anyhow::Result<()> {
+        let message = LinkUnspec::new_with_index(index);
+        let message = if up { message.up() } else { message.down() }.build();
+        let what = if up { "up" } else { "down" };
+        self.0.link().set(message).execute().await.with_context(|| format!("cannot take the interface {what}"))
+    }
+
     /// Gives the interface an address; the kernel adds the route of its prefix.
     pub(crate) async fn add_address(&self, index: u32, ip: Ipv4Addr, prefix_len: u8) -> anyhow::Result<()> {
         let request = self.0.address().add(index, IpAddr::V4(ip), prefix_len).replace();
-        request.execute().await.with_context(|| format!("cannot give the TAP device the address {ip}/{prefix_len}"))
+        request.execute().await.with_context(|| format!("cannot give this machine the address {ip}/{prefix_len}"))
     }
 
     /// Takes an address away; one that is already gone is no error.
@@ -173,7 +181,7 @@ fn addresses_of(message: &AddressMessage) -> impl Iterator<Item = IpAddr> + '_ {
 }
 
 /// Where the kernel keeps its own local and broadcast entries (rtnetlink(7), `RT_TABLE_LOCAL`).
-const LOCAL_TABLE: u8 = 255;
+pub(super) const LOCAL_TABLE: u8 = 255;
 
 fn outgoing(message: &RouteMessage) -> Option<u32> {
     message.attributes.iter().find_map(|attribute| {

@@ -1,5 +1,6 @@
 //! The edges of the program: clocks, the data socket, the kernel's links and routes.
 
+pub(crate) mod bridge;
 pub(crate) mod changes;
 pub(crate) mod clock;
 pub(crate) mod link;

@@ -31,6 +31,7 @@ mod recover;
 mod relays;
 mod restart_keeps_address;
 mod roaming;
+mod router;
 mod status_json;
 mod two_members;
 mod two_nodes;

@@ -51,7 +51,8 @@ impl Lab {
     fn bind_guest(&mut self, dur: Duration) {
         let lease = lease(LeaseKey::Address(GUEST), OwnerTime(self.now.owner.0 + dur));
         self.engine.hosts.leases.insert(GUEST, lease.clone());
-        let host = crate::hosts::Host { mac: GUEST_MAC, lease, name: None, own: false };
+        let host =
+            crate::hosts::Host { mac: GUEST_MAC, lease, name: None, own: false, origin: crate::hosts::Origin::Dhcp };
         self.engine.bind(GUEST, host, self.now);
         self.engine.handle_endpoints(Vec::new(), Vec::new(), self.now);
         self.settle();

@@ -45,6 +45,7 @@ pub(super) fn summary(members: &[u8], silent: &[(u8, u64)]) -> Summary {
         heads: [0; 8],
         credential_hash: [0; 32],
         relay: true,
+        router: None,
         authority: false,
         reachable: Some(true),
         handshake_floor: 0,

@@ -2,6 +2,7 @@
 
 mod bare;
 mod easytier;
+mod far;
 mod fastd;
 mod iperf;
 mod link;
@@ -99,6 +100,12 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
     let mut plan = options.plan;
     let underlays = if options.underlays.is_empty() { Underlay::EACH.to_vec() } else { options.underlays.clone() };
     let sections: Vec<Section> = underlays.into_iter().map(|on| section(&peers, &programs, on, &mut plan)).collect();
+    let far: Vec<_> = peers
+        .iter()
+        .zip(&programs)
+        .filter(|(_, program)| options.is_whole() && program.version.is_ok())
+        .map(|(peer, _)| far::measure(&**peer, &options.plan))
+        .collect();
     let setting = Setting {
         date: peer::here(&["date", "-u", "+%F"])?.trim().to_owned(),
         machine: machine()?,
@@ -106,7 +113,7 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
         minutes: began.elapsed().as_secs_f64() / 60.0,
         programs,
     };
-    let page = page::page(&setting, &sections);
+    let page = page::page(&setting, &sections, &far);
     say(&page);
     if options.is_whole() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/speed.md");

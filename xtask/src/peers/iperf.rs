@@ -28,7 +28,7 @@ pub(crate) struct Flood {
     pub(crate) lost: f64,
 }
 
-/// Starts streams from `node` to a server.
+/// Starts streams from `node` to a server, with that congestion control.
 ///
 /// # Errors
 /// iperf3 is missing.
@@ -38,10 +38,11 @@ pub(crate) fn begin(
     seconds: u32,
     streams: u32,
     direction: Direction,
+    congestion: &str,
 ) -> anyhow::Result<Process> {
     let (seconds, streams) = (seconds.to_string(), streams.to_string());
     let mut command = command(to, &seconds);
-    command.extend_from_slice(&["-C", "cubic", "-P", &streams]);
+    command.extend_from_slice(&["-C", congestion, "-P", &streams]);
     if direction == Direction::Back {
         command.push("-R");
     }

@@ -1,9 +1,15 @@
 //! What is laid for each program anew: two machines and a cable, and what the cable does to packets.
 
-use anyhow::Context;
-use e2e::{Lab, Node};
+use std::time::Duration;
 
-/// What may cross the cable at a time. Lines with delay and loss belong here too: `Lab::stretch` in place of `Lab::cable`.
+use anyhow::Context;
+use e2e::{Lab, Node, Stretch};
+use wan_shell::{Lines, Shell};
+
+/// Of what a line leaves to chance: the same for each program.
+const SEED: u64 = 1;
+
+/// What may cross the cable at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Underlay {
     /// Packets of at most 1500 bytes, both ways: no offload.
@@ -71,6 +77,8 @@ pub(crate) struct Link {
     pub(crate) a: Node,
     /// Where they end.
     pub(crate) b: Node,
+    /// Where there is more between them than a cable.
+    _line: Option<Shell>,
     _lab: Lab,
 }
 
@@ -85,7 +93,21 @@ impl Link {
             a.run(&command)?;
             b.run(&command)?;
         }
-        Ok(Self { a, b, _lab: lab })
+        Ok(Self { a, b, _line: None, _lab: lab })
+    }
+
+    /// A line with that round trip, which loses so many of a million packets each way.
+    ///
+    /// # Errors
+    /// As [`Self::lay`].
+    pub(crate) fn far(round_trip: Duration, loss: u32) -> anyhow::Result<Self> {
+        let mut lab = Lab::new("peers")?;
+        let Stretch { a, b, line } = lab.stretch(["a", "b"], Lines::far(round_trip, loss), SEED)?;
+        for node in [&a, &b] {
+            let network = ["203.0.113.0/24", "dev", "eth0", "src", node.underlay(), "congctl", "cubic"];
+            node.run(&[&["ip", "route", "replace"], &network[..]].concat())?;
+        }
+        Ok(Self { a, b, _line: Some(line), _lab: lab })
     }
 
     /// Both machines: the first, the second.

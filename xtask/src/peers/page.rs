@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::far::{self, Far};
 use super::iperf::Flood;
 use super::machine::CALM;
 use super::peer::Kind;
@@ -31,14 +32,13 @@ pub(crate) struct Setting {
 }
 
 /// All of the page.
-pub(crate) fn page(setting: &Setting, sections: &[Section]) -> String {
+pub(crate) fn page(setting: &Setting, sections: &[Section], far: &[Far]) -> String {
     let mut page = head(setting, sections);
     page += &wishes(sections);
     for section in sections {
         page += &self::section(section);
     }
-    page += "\n## Delay and loss\n\n\
-             The same with 20 ms of delay and 0, 0.1 and 1 % of loss, over lines of [the laboratory](lab.md), this command does not measure yet.\n";
+    page += &far::section(far, setting.plan.far);
     page += &programs(&setting.programs);
     page
 }
@@ -50,7 +50,7 @@ fn head(setting: &Setting, sections: &[Section]) -> String {
     let quick = if *plan == Plan::QUICK { " Short runs (`--quick`): a look, no measurement." } else { "" };
     format!(
         "# Speed\n\n\
-         `cargo xtask bench-peers` (as root, on an otherwise idle machine, 25 minutes) measures all of this in one run, and writes this page. It installs\n\
+         `cargo xtask bench-peers` (as root, on an otherwise idle machine, half an hour) measures all of this in one run, and writes this page. It installs\n\
          what it compares with; the first time one of them is built, which takes several minutes more.\n\n\
          Measured on {date}, in {minutes:.0} minutes.{quick} Both machines are network namespaces, joined by one pair of virtual Ethernet devices; they, the programs, and\n\
          what sends and receives share {machine}. Two real machines would each have about half of the work.\n\
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn each_table_has_as_many_cells_in_each_line() {
-        let page = page(&setting(), &[measured()]);
+        let page = page(&setting(), &[measured()], &[]);
         let cells = |line: &str| line.replace("\\|", "").matches('|').count();
         let mut columns = None;
         for line in page.lines() {
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_row_shows_the_median_and_the_spread() {
-        let page = page(&setting(), &[measured()]);
+        let page = page(&setting(), &[measured()], &[]);
         let fast = line(&page, "fast");
         assert_eq!(fast[3..5], ["2.00 (1.00–3.00)", "1.00 (0.50–1.50)"]);
         assert_eq!(fast[7..9], ["0.133", "1.00 (0.50)"]);
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn wishes_say_with_whom_they_compare() {
-        let page = page(&setting(), &[measured()]);
+        let page = page(&setting(), &[measured()], &[]);
         assert_eq!(line(&page, "one stream, against the fastest other program")[1], "**4** (fast), wanted ≥ 3: met");
         assert_eq!(
             line(&page, "memory of the larger of both ends, MB")[1],
@@ -321,16 +321,16 @@ mod tests {
     #[test]
     fn what_was_disturbed_bears_a_mark() {
         let mut section = measured();
-        assert!(page(&setting(), &[section.clone()]).contains(" 0 of "));
+        assert!(page(&setting(), &[section.clone()], &[]).contains(" 0 of "));
         section.rows[2].figures.as_mut().unwrap().one[0][1].foreign = 0.5;
-        let page = page(&setting(), &[section]);
+        let page = page(&setting(), &[section], &[]);
         assert_eq!(line(&page, "fast")[3], "2.00 (1.00–3.00) \\*");
         assert!(page.contains(" 1 of "), "{page}");
     }
 
     #[test]
     fn who_is_missing_is_named() {
-        let page = page(&setting(), &[]);
+        let page = page(&setting(), &[], &[]);
         assert!(page.contains("| gone | not measured: no \\| such package |"), "{page}");
         assert!(plain(&"long ".repeat(100)).chars().count() == 121);
     }

@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) four: u32,
     /// Seconds of a flood of packets.
     pub(crate) flood: u32,
+    /// Seconds of one stream over a line with a delay.
+    pub(crate) far: u32,
     /// Echoes, idle.
     pub(crate) pings: u32,
     /// For how long a quiet machine is waited for yet, all in all.
@@ -39,12 +41,20 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Twenty-five minutes.
-    pub(crate) const WHOLE: Self =
-        Self { one: 3, rounds: 3, four: 4, flood: 2, pings: 200, waiting: Duration::from_secs(180), repeats: 20 };
-    /// Ten minutes, for a look whether all of it works.
+    /// Half an hour.
+    pub(crate) const WHOLE: Self = Self {
+        one: 3,
+        rounds: 3,
+        four: 4,
+        flood: 2,
+        far: 6,
+        pings: 200,
+        waiting: Duration::from_secs(180),
+        repeats: 20,
+    };
+    /// A quarter of an hour, for a look whether all of it works.
     pub(crate) const QUICK: Self =
-        Self { one: 2, rounds: 1, four: 2, flood: 2, pings: 100, waiting: Duration::from_secs(20), repeats: 4 };
+        Self { one: 2, rounds: 1, four: 2, flood: 2, far: 3, pings: 100, waiting: Duration::from_secs(20), repeats: 4 };
 }
 
 /// Lays a link, starts the program and measures. A failure is part of the row.
@@ -112,7 +122,7 @@ impl Probe<'_> {
     fn streams(&self, seconds: u32, count: u32, direction: Direction) -> anyhow::Result<iperf::Stream> {
         // Each time another server: what went wrong with one shall not hold up the next.
         let _server = measure::serve(&self.link.b)?;
-        iperf::end(iperf::begin(&self.link.a, &self.running.to, seconds, count, direction)?)
+        iperf::end(iperf::begin(&self.link.a, &self.running.to, seconds, count, direction, "cubic")?)
     }
 
     fn flood(&self, seconds: u32, bytes: u32) -> anyhow::Result<Flood> {
@@ -127,7 +137,7 @@ impl Probe<'_> {
     /// Four streams, and echoes for as long as they last, but for their beginning.
     fn loaded(&self, seconds: u32) -> anyhow::Result<(iperf::Stream, Trip)> {
         let _server = measure::serve(&self.link.b)?;
-        let load = iperf::begin(&self.link.a, &self.running.to, seconds, 4, Direction::There)?;
+        let load = iperf::begin(&self.link.a, &self.running.to, seconds, 4, Direction::There, "cubic")?;
         wait::pause(Duration::from_millis(500));
         // A hundred in a second.
         let trip = self.trip(seconds * 100 - 80)?;

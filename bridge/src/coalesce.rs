@@ -4,8 +4,8 @@
 //! again into the very packets that came, except that packets which may not be fragmented may get other
 //! identifications, which mean nothing there (RFC 6864 section 4.1). So only what agrees in everything else is:
 //!
-//! - IPv4 without options and with the right checksum, the same addresses, TOS, TTL and flags; the identification counts up, or stays the same
-//!   in packets that may not be fragmented.
+//! - IPv4 without options and with the right checksum, the same addresses, TOS, TTL and flags; the identification counts up
+//!   where packets may be fragmented.
 //! - TCP with the same ports, acknowledgement, window, urgent pointer and options, the sequence without a gap, ACK
 //!   and no flags but PSH and FIN, which end a train, ECE, the same in all, and CWR, in the first only.
 //! - UDP with the same ports.
@@ -173,8 +173,6 @@ struct Train<'p> {
     segments: usize,
     /// What each segment carries, but for the last.
     size: usize,
-    /// The identification stays the same. Known from the second on.
-    fixed_id: bool,
     /// The TCP flags of all of them together.
     flags: u8,
     over: bool,
@@ -194,7 +192,6 @@ impl<'p> Train<'p> {
             bytes: 0,
             segments: 0,
             size: 1,
-            fixed_id: false,
             flags: 0,
             over: false,
         }
@@ -207,7 +204,7 @@ impl<'p> Train<'p> {
 
     fn begin(&mut self, segment: &Segment<'p>, layout: Layout) {
         (self.ethernet, self.offload, self.layout) = (segment.ethernet, segment.offload, layout);
-        (self.first, self.fixed_id) = (segment.packet, false);
+        self.first = segment.packet;
         self.parts.clear();
         (self.bytes, self.segments, self.size) = (0, 0, segment.size(layout).max(1));
         (self.flags, self.over) = (0, false);
@@ -248,7 +245,6 @@ impl<'p> Train<'p> {
         if (self.parts.len() == 1 && !first.is_proven(self.layout)) || !segment.is_proven(self.layout) {
             return false;
         }
-        self.fixed_id = read_u16(packet, 4) == read_u16(self.first, 4);
         self.append(packet);
         true
     }
@@ -270,17 +266,11 @@ impl<'p> Train<'p> {
         }
     }
 
+    /// In packets that may not be fragmented the identification means nothing, so that what was lost between them, or was never one
+    /// flow's own count, does not matter.
     fn is_next_id(&self, packet: &[u8]) -> bool {
-        let (first, id) = (read_u16(self.first, 4), read_u16(packet, 4));
-        let counts = id == first.wrapping_add(self.segments as u16);
-        let stays = id == first && packet[6] & DONT_FRAGMENT != 0;
-        if self.parts.len() == 1 {
-            counts || stays
-        } else if self.fixed_id {
-            stays
-        } else {
-            counts
-        }
+        let counts = read_u16(packet, 4) == read_u16(self.first, 4).wrapping_add(self.segments as u16);
+        counts || packet[6] & DONT_FRAGMENT != 0
     }
 
     fn append(&mut self, packet: &'p [u8]) {

@@ -342,9 +342,8 @@ fn may_be_put_together(packets: &[Packet]) -> bool {
     let (offload, bytes) = whole.emit();
     let gso_type = if whole.tcp { GSO_TCPV4 } else { GSO_UDP_L4 };
     let offload = Offload { gso_type, gso_size: first.payload.len() as u16, ..offload };
-    let stays = packets.iter().all(|packet| packet.id == first.id) && first.dont_fragment;
     let packets = packets.iter().enumerate().map(|(n, packet)| {
-        let id = if stays { first.id.wrapping_add(n as u16) } else { packet.id };
+        let id = if first.dont_fragment { first.id.wrapping_add(n as u16) } else { packet.id };
         let (offload, bytes) = Packet { id, ..packet.clone() }.emit();
         completed(&bytes, offload)
     });

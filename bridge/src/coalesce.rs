@@ -70,7 +70,7 @@ impl<'p> Coalescer<'p> {
         let open = self.trains[..self.open].iter().rposition(|train| train.is_flow(packet, layout));
         match open {
             Some(at) if self.trains[at].add(&segment) => {
-                if self.trains[at].is_over() {
+                if self.trains[at].over {
                     self.close(at, out);
                 }
                 return;
@@ -80,7 +80,7 @@ impl<'p> Coalescer<'p> {
             None => {}
         }
         self.begin(&segment, layout);
-        if self.trains[self.open - 1].is_over() {
+        if self.trains[self.open - 1].over {
             self.close(self.open - 1, out);
         }
     }
@@ -175,6 +175,7 @@ struct Train<'p> {
     size: usize,
     /// The TCP flags of all of them together.
     flags: u8,
+    /// Nothing can follow.
     over: bool,
 }
 
@@ -217,11 +218,6 @@ impl<'p> Train<'p> {
         self.layout.kind == layout.kind
             && self.first[12..20] == packet[12..20]
             && self.first[ports.clone()] == packet[ports]
-    }
-
-    /// Nothing can follow.
-    fn is_over(&self) -> bool {
-        self.over
     }
 
     /// Takes a packet of the flow, if it goes on where the last one ended.

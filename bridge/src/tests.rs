@@ -154,3 +154,13 @@ fn fix_header(packet: &mut [u8]) {
     let mut view = Ipv4Packet::new_unchecked(packet);
     view.fill_checksum();
 }
+
+/// One's complement addition, word by word.
+fn add(bytes: &[u8], start: u32) -> u32 {
+    let mut sum = start;
+    for (index, byte) in bytes.iter().enumerate() {
+        sum += u32::from(*byte) << if index % 2 == 0 { 8 } else { 0 };
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (sum & 0xffff) + (sum >> 16)
+}

@@ -429,16 +429,6 @@ fn without_id(mut packet: Vec<u8>) -> Vec<u8> {
     packet
 }
 
-/// One's complement addition, word by word.
-fn add(bytes: &[u8], start: u32) -> u32 {
-    let mut sum = start;
-    for (index, byte) in bytes.iter().enumerate() {
-        sum += u32::from(*byte) << if index % 2 == 0 { 8 } else { 0 };
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (sum & 0xffff) + (sum >> 16)
-}
-
 /// Writes the corpus anew: `cargo test -p bridge -- --ignored write_the_corpus`, after its layout changed on purpose.
 #[test]
 #[ignore = "writes files"]

@@ -259,13 +259,3 @@ fn finished(head: &[u8], rest: &[u8], offload: Offload) -> Vec<u8> {
     complete_checksum(&mut piece, offload).unwrap();
     piece
 }
-
-/// One's complement addition, word by word.
-fn add(bytes: &[u8], start: u32) -> u32 {
-    let mut sum = start;
-    for (index, byte) in bytes.iter().enumerate() {
-        sum += u32::from(*byte) << if index % 2 == 0 { 8 } else { 0 };
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (sum & 0xffff) + (sum >> 16)
-}

@@ -210,12 +210,6 @@ mod tests {
 
     #[test]
     fn whoever_does_not_listen_is_told_more_and_more_often() {
-        let mut line = Line::new(1_250);
-        line.window = 200_000.0;
-        for _ in 0..3000 {
-            line.run(1);
-            line.window = 200_000.0;
-        }
         // As the square root of the count has it: 100, 71, 58 ms apart.
         let mut codel = Codel::default();
         let start = origin();
